@@ -1,0 +1,28 @@
+# make demo | make test | make test-slow | make lint | make protos | make bench
+SHELL := /bin/sh
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint protos clean
+demo: $(STAMP)
+	@$(PY) -m experiments.train --preset=demo --out=runs/demo --overwrite
+
+test: $(STAMP)
+	@$(PY) -m pytest -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	@$(PY) -m pytest -m "slow and not gpu"
+
+lint: $(STAMP)
+	@$(VENV)/bin/ruff check .
+
+protos: $(STAMP)
+	@$(PY) -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos \
+	    protos/covr/prior/v1/prior.proto
+
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	@VENV=$(VENV) sh tools/setup.sh
+
+clean:
+	rm -rf $(VENV) build dist ./*.egg-info

@@ -1,0 +1,141 @@
+"""The configuration of a run: frozen dataclasses, the single source of every default.
+
+Defaults are the ledger's (docs/fidelity.md); presets in experiments/presets override them. ``None`` means "the
+table value of the task or of the base", filled in by ``experiments.configuration.resolve``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    name: str = "dmc/cartpole/swingup"
+    render_size: int = 100  # pixels, square; the frame that is stored and that the VLM sees
+    frame_stack: int = 3
+    action_repeat: int | None = None  # simulator frames per decision
+    camera: int | None = None
+    render_quality: str = "default"  # default | fast (no shadows, reflections, multisampling)
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """COVR's actor term, Eq. 4."""
+
+    weight: float = 1.0  # lambda: 2.0 CARLA, 1.0 DMControl (C12)
+    action: str = "sample"  # sample | mean: which action of the policy is pulled (S3)
+    reduction: str = "sum"  # sum | mean over action dimensions (S4)
+    every: int = 1  # the term is on in every n-th actor update (S5)
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    base: str = "rad"  # a row of methods.BASES
+    method: str = "covr"  # a row of methods.METHODS
+    augmentation: str | None = None  # none | crop | translate
+    image_size: int = 84  # pixels that the encoder sees (crop: out of render_size; translate: the canvas)
+    filters: tuple[int, ...] = (32, 32, 32, 32)
+    kernels: tuple[int, ...] = (3, 3, 3, 3)
+    strides: tuple[int, ...] = (2, 1, 1, 1)
+    feature_dim: int = 50
+    hidden_dim: int = 1024
+    model_hidden_dim: int = 512  # transition and reward heads
+    log_std_min: float = -10.0
+    log_std_max: float = 2.0
+    batch_size: int = 128
+    updates_per_decision: int = 1
+    discount: float = 0.99
+    critic_lr: float = 1e-3
+    actor_lr: float = 1e-3
+    encoder_lr: float = 1e-3  # auxiliary losses' own moments over the encoder
+    decoder_lr: float = 1e-3  # transition and reward heads
+    decoder_weight_decay: float = 0.0
+    alpha_lr: float = 1e-4
+    alpha_beta1: float = 0.5
+    initial_temperature: float = 0.1
+    target_entropy: float | None = None  # nats; None: -A
+    critic_tau: float = 0.01
+    encoder_tau: float = 0.05
+    actor_period: int = 2  # critic updates per actor and temperature update
+    target_period: int = 2
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    capacity: int = 100_000  # transitions
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    source: str = "tiny"  # tiny | hub id or folder | grpc://host:port | teacher:<oracle|noisy|zeros|random>
+    period: int = 10  # steps (run.step_unit) between questions; labels are held in between
+    hold: str = "hold"  # hold | mask: labels of the decisions between two questions (S5)
+    lag: int = 8  # decisions between sending a group of questions and using its answers
+    group: int = 8  # questions sent together
+    deadline_s: float = 60.0  # of one Predict call
+    required: bool = False  # stop when the prior is gone, instead of going on as the base
+    constraint: str = "default"  # default | free | template
+    teacher_policy: str = ""  # run directory of a saved policy for teacher:oracle; "": hand-written controller
+    teacher_noise: float = 0.5  # standard deviation of teacher:noisy
+
+
+@dataclass(frozen=True)
+class EddfConfig:
+    """Which of D_f is kept, Eq. 5."""
+
+    rule: str = "intended"  # intended | literal | relaxed: the sign of the entropy term (C1)
+    entropy: str = "per_dim"  # per_dim | joint (C2)
+    compare: str = "z" # z | raw: what is held against tau (C3)
+    minimum: int = 32  # samples kept at least (C5)
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """When and how the VLM is tuned."""
+
+    psi0: int = 5000  # steps (run.step_unit) to the first round
+    schedule: str = "linear"  # linear | literal | additive | doubling | constant (C8)
+    cold_start: int = 4  # rounds before the first question: 2 CARLA, 4 DMControl (C10)
+    discount: float | None = None  # of g; None: learner.discount (C7)
+    open_episode: str = "drop"  # drop | truncate: the running episode at a trigger (C6)
+    cold_start_labels: bool = False  # ask during the cold start too; the actor term is off either way (C10)
+    stale_labels: str = "keep_warm"  # keep_warm | keep | latest (C11): which adapters' labels may guide
+    include_warmup: bool = True  # random warm-up steps enter D_f (C20)
+    vlm_episodes: int = 5  # episodes that the VLM drives alone after each round; 0: none
+    eddf: EddfConfig = field(default_factory=EddfConfig)
+    weights: str = "max_abs"  # max_abs | min_max | ones: RALW's normalisation (C13)
+    label_smoothing: float = 0.1  # C15
+    holdout: float = 0.1  # share of the kept samples that only measures
+    rank: int = 128  # LoRA (C18)
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: str = "all"  # all | language
+    learning_rate: float = 1e-5
+    epochs: int = 1
+    max_steps: int = 0  # 0: no bound besides the epochs
+    batch_size: int = 16
+    deadline_s: float = 3600.0  # of one tuning job
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    seed: int = 1
+    steps: int = 100_000  # budget in step_unit
+    step_unit: str = "frames"  # frames | decisions: the unit of steps, psi, cold start and label period (S1)
+    random_decisions: int = 1000  # uniformly random decisions before the policy acts; no updates
+    eval_every: int = 10_000  # steps between evaluations
+    eval_episodes: int = 10
+    log_every: int = 1000  # steps between lines of metrics.jsonl
+    video: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    env: EnvConfig = field(default_factory=EnvConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -1,0 +1,201 @@
+"""COVR's rounds: D_f collects the agent's own steps, EDDF filters them, the VLM is tuned on them (Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from covr_jax import eddf, returns, schedule
+from covr_jax.config import RoundsConfig
+from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior, TuningFailed
+from covr_jax.replay.buffer import ReplayBuffer
+from covr_jax.types import Observation, Sample
+
+
+class Steps(NamedTuple):
+    """N steps of D_f, oldest first."""
+
+    ids: np.ndarray  # int64 [N], transition ids of the replay
+    returns: np.ndarray  # float64 [N], discounted return-to-go g, reward units
+    time: np.ndarray  # int64 [N], decision within the episode
+    states: list[dict[str, float]]  # N observations' named state
+
+
+class Filtered(NamedTuple):
+    """What EDDF did to the steps of one round."""
+
+    steps: Steps
+    keep: np.ndarray  # bool [N]
+    tau: float  # threshold in z units
+    entropy: float  # nats, as handed to Eq. 5
+
+
+class ReturnMemory:
+    """D_f. Returns are filled in when an episode closes, since g_t needs the rewards to come (C6).
+
+    ``open_episode`` says what becomes of the running episode's steps when a round fires: ``drop`` forgets them,
+    ``truncate`` takes them with the return of the rewards so far. Later steps of that episode go to the next round.
+    """
+
+    def __init__(self, discount: float, open_episode: str):
+        self._discount = discount
+        self._truncate = open_episode == "truncate"
+        self._closed: list[Steps] = []
+        self._open: list[tuple[int, float, int, dict]] = []  # id, reward, time, state
+        self._time = 0
+
+    def step(self, transition: int, reward: float, state: dict[str, float], enters: bool = True) -> None:
+        """Notes one step; with ``enters`` false only its time counts (a warm-up step that stays out, C20)."""
+        if enters:
+            self._open.append((transition, reward, self._time, state))
+        self._time += 1
+
+    def close_episode(self) -> None:
+        self._close_steps()
+        self._time = 0
+
+    def take(self) -> Steps:
+        """All steps since the last call; D_f is empty afterwards."""
+        if self._truncate:
+            self._close_steps()
+        self._open = []
+        closed, self._closed = self._closed, []
+        if not closed:
+            return Steps(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), [])
+        return Steps(
+            np.concatenate([s.ids for s in closed]),
+            np.concatenate([s.returns for s in closed]),
+            np.concatenate([s.time for s in closed]),
+            [state for s in closed for state in s.states],
+        )
+
+    def _close_steps(self) -> None:
+        if self._open:
+            ids, rewards, time, states = zip(*self._open, strict=True)
+            to_go = returns.to_go(np.asarray(rewards, np.float64), self._discount)
+            self._closed.append(Steps(np.asarray(ids, np.int64), to_go, np.asarray(time, np.int64), list(states)))
+        self._open = []
+
+
+class Rounds:
+    """Counts steps, tells when a round is due, and filters what it is tuned on."""
+
+    def __init__(self, config: RoundsConfig, discount: float, action_dim: int):
+        self.config = config
+        self._action_dim = action_dim
+        self.memory = ReturnMemory(discount if config.discount is None else config.discount, config.open_episode)
+        self.done = 0  # c, rounds done
+        self._steps = 0  # f, steps since the last round
+
+    @property
+    def warm(self) -> bool:
+        """Whether the cold start is over: before, nothing is asked and the actor term is off (C10)."""
+        return self.done >= self.config.cold_start
+
+    @property
+    def asking(self) -> bool:
+        return self.warm or self.config.cold_start_labels
+
+    @property
+    def trusted_from(self) -> float:
+        """The earliest tuning iteration whose labels may guide (C11); infinite while the cold start lasts."""
+        if not self.warm:
+            return math.inf
+        return {"keep": 0, "keep_warm": self.config.cold_start, "latest": self.done}[self.config.stale_labels]
+
+    def advance(self, steps: int) -> bool:
+        """Counts steps; True when a round is due, i.e. f has reached psi_c (counted after the step, C9)."""
+        self._steps += steps
+        return self._steps >= schedule.interval(self.done, self.config.psi0, self.config.schedule)
+
+    def filter(self, entropy: float) -> Filtered:
+        """Takes D_f and applies EDDF. ``entropy``: mean -log pi of the latest training batch, nats over all dims."""
+        eddf_config = self.config.eddf
+        if eddf_config.entropy == "per_dim":
+            entropy = entropy / self._action_dim
+        steps = self.memory.take()
+        if not len(steps.ids):
+            return Filtered(steps, np.zeros(0, bool), float("nan"), entropy)
+        keep = eddf.select(
+            steps.returns, entropy, eddf_config.rule, compare=eddf_config.compare, minimum=eddf_config.minimum
+        )
+        return Filtered(steps, keep, eddf.threshold(steps.returns, entropy, eddf_config.rule), entropy)
+
+    def finish(self) -> None:
+        """Ends a round: f starts again and psi grows."""
+        self.done += 1
+        self._steps = 0
+
+
+def run_round(
+    rounds: Rounds,
+    prior: PriorSource,
+    replay: ReplayBuffer,
+    entropy: float,
+    seed: int,
+    vlm_alone: Callable[[], list[float]],
+    progress: Callable[[int, int, float], None],
+    required: bool,
+) -> dict[str, Any]:
+    """One round: EDDF on D_f, tuning on what is kept, and the VLM driving alone before and after.
+
+    A teacher cannot be tuned: its rounds only filter. Returns the line of rounds.jsonl (without the counters).
+    Raises PriorUnavailable or TuningFailed only if the prior is ``required``; otherwise the adapter stays as it was
+    and the record's ``error`` says why.
+    """
+    filtered = rounds.filter(entropy)
+    record = {"round": rounds.done, **statistics(filtered)}
+    try:
+        if isinstance(prior, TunablePrior):
+            record["vlm_returns_before"] = vlm_alone()
+            if filtered.keep.any():
+                report = prior.tune(_samples(filtered, replay), rounds.config, seed=seed, progress=progress)._asdict()
+                del report["seconds"]  # wall-clock stays out of what two equal runs share
+                record |= {f"adapter_{key}" if key in ("version", "digest") else key: report[key] for key in report}
+            record["vlm_returns_after"] = vlm_alone()
+    except (PriorUnavailable, TuningFailed) as error:
+        if required:
+            raise
+        record["error"] = str(error)
+    for when in ("before", "after"):
+        if record.get(f"vlm_returns_{when}"):
+            record[f"vlm_return_{when}"] = float(np.mean(record[f"vlm_returns_{when}"]))
+    rounds.finish()
+    replay.trusted_from = rounds.trusted_from
+    return record
+
+
+def _samples(filtered: Filtered, replay: ReplayBuffer) -> list[Sample]:
+    steps, kept = filtered.steps, np.flatnonzero(filtered.keep)
+    frames, actions = replay.frames(steps.ids[kept]), replay.actions(steps.ids[kept])
+    return [
+        Sample(Observation(frames[n], frames[n], steps.states[i]), actions[n], float(steps.returns[i]))
+        for n, i in enumerate(kept)
+    ]
+
+
+def statistics(filtered: Filtered, bins: int = 20) -> dict:
+    """The numbers of a round that rounds.jsonl shows: counts, threshold, and histograms of D_f and its kept part."""
+    g, keep, time = filtered.steps.returns, filtered.keep, filtered.steps.time
+    record = {
+        "tau": filtered.tau,
+        "entropy": filtered.entropy,
+        "kept": int(keep.sum()),
+        "total": len(g),
+    }
+    if len(g):
+        edges = np.histogram_bin_edges(g, bins)
+        time_edges = np.linspace(0, int(time.max()) + 1, bins + 1)
+        record |= {
+            "return_mean_all": float(g.mean()),
+            "return_mean_kept": float(g[keep].mean()) if keep.any() else float("nan"),
+            "return_hist_edges": edges.tolist(),
+            "return_hist_all": np.histogram(g, edges)[0].tolist(),
+            "return_hist_kept": np.histogram(g[keep], edges)[0].tolist(),
+            "kept_time_edges": time_edges.tolist(),
+            "kept_time_hist": np.histogram(time[keep], time_edges)[0].tolist(),
+        }
+    return record

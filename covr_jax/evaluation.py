@@ -1,0 +1,98 @@
+"""Episodes driven by a given policy, several environments in lock step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+
+from covr_jax.envs.stack import FrameStack
+from covr_jax.learner import Learner
+from covr_jax.priors.labels import asks
+from covr_jax.priors.source import PriorSource
+from covr_jax.types import Observation, Params
+
+
+class Episode(NamedTuple):
+    """One finished episode; observations and actions are empty unless the episode was traced."""
+
+    episode_return: float  # sum of rewards, reward units
+    decisions: int
+    observations: list[Observation]
+    actions: list[np.ndarray]  # float32 [A] each
+
+
+# Observations of all N environments -> actions float32 [N, A]. Called with the same N every time, so that a
+# compiled policy compiles once; environments that have finished repeat their last observation.
+Policy = Callable[[list[Observation]], np.ndarray]
+
+
+def mean_policy(learner: Learner, params: Params) -> Policy:
+    """The actor's mean action, as at test time: no VLM, no noise."""
+    return lambda observations: np.asarray(
+        learner.mean_action(params, np.stack([observation.stack for observation in observations]))
+    )
+
+
+class PriorPolicy:
+    """The prior drives alone: asked every ``period`` steps, its answer held in between.
+
+    Where a reply is malformed the action before it goes on; before the first valid reply the action is zero.
+    Starts anew with every instance: one instance per ``run_episodes`` chunk of equally long episodes.
+    """
+
+    def __init__(self, prior: PriorSource, period: int, steps_per_decision: int, action_dim: int):
+        self._prior, self._period, self._steps = prior, period, steps_per_decision
+        self._action_dim = action_dim
+        self._decision = 0
+        self._held: np.ndarray | None = None
+
+    def __call__(self, observations: list[Observation]) -> np.ndarray:
+        now = self._decision * self._steps
+        if self._held is None:
+            self._held = np.zeros((len(observations), self._action_dim), np.float32)
+        if asks(now - self._steps, now, self._period, first=self._decision == 0):
+            for i, label in enumerate(self._prior.predict(observations)):
+                if label.action is not None:
+                    self._held[i] = label.action
+        self._decision += 1
+        return self._held.copy()
+
+
+def run_episodes(
+    envs: Sequence[gymnasium.Env], policy: Policy, frame_stack: int, seeds: Sequence[int], traced: int = 0
+) -> list[Episode]:
+    """One episode per seed, in the order of ``seeds``. The first ``traced`` of them keep frames and actions."""
+    episodes: list[Episode] = []
+    for start in range(0, len(seeds), len(envs)):
+        episodes += _lock_step(envs, policy, frame_stack, seeds[start : start + len(envs)], traced - start)
+    return episodes
+
+
+def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
+    stacks = [FrameStack(frame_stack) for _ in envs]
+    observations: list[Observation] = []
+    for env, stack, seed in zip(envs, stacks, seeds, strict=False):
+        frame, info = env.reset(seed=seed)
+        observations.append(Observation(frame, stack.reset(frame), info["state"]))
+    count = len(seeds)
+    observations += [observations[0]] * (len(envs) - count)
+    running, returns = [True] * count, np.zeros(count)
+    traces = [Episode(0.0, 0, [], []) for _ in range(count)]
+    lengths = [0] * count
+    while any(running):
+        chosen = policy(observations)
+        for i in range(count):
+            if not running[i]:
+                continue
+            if i < traced:
+                traces[i].observations.append(observations[i])
+                traces[i].actions.append(chosen[i])
+            frame, reward, terminated, truncated, info = envs[i].step(chosen[i])
+            observations[i] = Observation(frame, stacks[i].push(frame), info["state"])
+            returns[i] += reward
+            lengths[i] += 1
+            running[i] = not (terminated or truncated)
+    return [traces[i]._replace(episode_return=float(returns[i]), decisions=lengths[i]) for i in range(count)]

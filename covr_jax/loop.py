@@ -1,0 +1,296 @@
+"""The training loop: act, learn, label, round, evaluate. All randomness is a function of the seed and counters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import jax
+import numpy as np
+
+from covr_jax import seeds
+from covr_jax.config import Config
+from covr_jax.covr_rounds import Rounds, run_round
+from covr_jax.envs.stack import FrameStack
+from covr_jax.evaluation import Episode, PriorPolicy, mean_policy, run_episodes
+from covr_jax.learner import Learner
+from covr_jax.methods import METHODS
+from covr_jax.priors.labels import Answered, HeldLabels, asks
+from covr_jax.priors.pipeline import PriorPipeline
+from covr_jax.priors.source import PriorSource, PriorUnavailable
+from covr_jax.replay.buffer import ReplayBuffer
+from covr_jax.stopwatch import Stopwatch
+from covr_jax.types import LearnerState, Observation
+
+
+class Recorder(Protocol):
+    """Where a run's records go. Every record carries ``frames`` and ``decisions``."""
+
+    def metrics(self, record: dict[str, Any]) -> None: ...
+    def evaluation(self, record: dict[str, Any], video: Episode | None, prior_actions: np.ndarray | None) -> None:
+        """``prior_actions``: float32 [T, A] for the video's frames, NaN where there was no valid answer."""
+
+    def round(self, record: dict[str, Any]) -> None: ...
+    def label(self, record: dict[str, Any], answered: Answered) -> None: ...
+    def timing(self, record: dict[str, Any]) -> None: ...
+    def progress(self, steps: int, notes: dict[str, str]) -> None: ...
+    def checkpoint(self, state: LearnerState) -> None: ...
+
+
+@dataclass
+class Counters:
+    decisions: int = 0
+    frames: int = 0  # simulator frames
+    episodes: int = 0
+
+
+class Trainer:
+    """One run. After an exception ``state`` is still good for a last checkpoint."""
+
+    def __init__(
+        self,
+        config: Config,
+        env: gymnasium.Env,
+        eval_envs: Sequence[gymnasium.Env],
+        recorder: Recorder,
+        prior: PriorSource | None = None,
+    ):
+        self.config, self.env, self.eval_envs, self.recorder = config, env, eval_envs, recorder
+        method = METHODS[config.learner.method]
+        self._action_dim = env.action_space.shape[0]
+        size, stack = config.env.render_size, config.env.frame_stack
+        self.learner = Learner(config.learner, self._action_dim, stack)
+        self.state = self.learner.init(config.run.seed, size)
+        self.replay = ReplayBuffer(config.replay.capacity, (size, size, 3), self._action_dim, stack)
+        self.counters = Counters()
+        self.watch = Stopwatch()
+        self.prior = prior if method.asks_prior else None
+        self.rounds = self.labels = self.pipeline = None
+        if self.prior is not None:
+            prior_config = config.prior
+            self.pipeline = PriorPipeline(prior, prior_config.lag, prior_config.group, required=prior_config.required)
+            self.labels = HeldLabels(self.pipeline, self.replay, prior_config)
+        if self.prior is not None and method.tunes_prior:
+            self.rounds = Rounds(config.rounds, config.learner.discount, self._action_dim)
+            self.replay.trusted_from = self.rounds.trusted_from
+        self._stack = FrameStack(stack)
+        self._act_key = jax.random.key(seeds.integer(config.run.seed, "action"))
+        self._metrics: dict[str, Any] = {}  # of the latest update, still on the device
+        self._episode_return = self._evaluation_mean = math.nan
+        self._vlm_returns: dict[str, list[float]] = {}  # adapter version -> returns of the VLM alone
+        self._notes: dict[str, str] = {}
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.pipeline is not None:
+            self.pipeline.close()
+
+    @property
+    def steps(self) -> int:
+        """The run's one counter: budget, psi, cold start and label period are all in this unit (S1)."""
+        return self.counters.frames if self.config.run.step_unit == "frames" else self.counters.decisions
+
+    def run(self) -> LearnerState:
+        while self.steps < self.config.run.steps:
+            self._episode()
+        if self.pipeline is not None:
+            self.pipeline.drain()
+        self.recorder.checkpoint(self.state)
+        return self.state
+
+    # --- one episode, one decision ---------------------------------------------------------------------------
+
+    def _episode(self) -> None:
+        seed = seeds.integer(self.config.run.seed, "episode", self.counters.episodes)
+        with self.watch.part("env"):
+            frame, info = self.env.reset(seed=seed)
+        observation = Observation(frame, self._stack.reset(frame), info["state"])
+        self.replay.begin(frame)
+        total, first, over = 0.0, True, False
+        while not over and self.steps < self.config.run.steps:
+            reward, observation, over = self._decision(observation, first)
+            total, first = total + reward, False
+        if over:
+            self._episode_return = total
+        if self.labels is not None:
+            self.labels.end_episode()
+
+    def _decision(self, observation: Observation, first: bool) -> tuple[float, Observation, bool]:
+        """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap."""
+        decision, before = self.counters.decisions, self.steps
+        if self.labels is not None:
+            with self.watch.part("prior_wait"):
+                self.labels.collect(decision)
+            if self.rounds is None or self.rounds.asking:
+                iteration = 0 if self.rounds is None else self.rounds.done
+                self.labels.observe(decision, before, observation, first, iteration)
+        action = self._act(observation, decision)
+        self._learn(decision)
+        with self.watch.part("env"):
+            frame, reward, terminated, truncated, info = self.env.step(action)
+        over = terminated or truncated
+        transition = self.replay.add(action, reward, float(not terminated), frame, over)
+        self.counters.decisions += 1
+        self.counters.frames += info["frames"]
+        self.counters.episodes += over
+        if self.labels is not None:
+            self.labels.attach(decision, transition, action)
+        if self.rounds is not None:
+            self._advance_rounds(decision, transition, reward, observation, over, self.steps - before)
+        self._report(before)
+        return reward, Observation(frame, self._stack.push(frame), info["state"]), over
+
+    def _act(self, observation: Observation, decision: int) -> np.ndarray:
+        if decision < self.config.run.random_decisions:
+            rng = seeds.generator(self.config.run.seed, "random_action", decision)
+            return rng.uniform(-1, 1, self._action_dim).astype(np.float32)
+        with self.watch.part("act"):
+            key = jax.random.fold_in(self._act_key, decision)
+            return np.asarray(self.learner.sample_action(self.state.params, observation.stack[None], key))[0]
+
+    def _learn(self, decision: int) -> None:
+        if decision < self.config.run.random_decisions:
+            return
+        config = self.config.learner
+        with self.watch.part("sample"):
+            rng = seeds.generator(self.config.run.seed, "replay", decision)
+            batches = [self.replay.sample(config.batch_size, rng) for _ in range(config.updates_per_decision)]
+        with self.watch.part("update"):
+            if len(batches) == 1:
+                self.state, self._metrics = self.learner.update(self.state, batches[0])
+            else:
+                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+                self.state, metrics = self.learner.update_many(self.state, stacked)
+                self._metrics = {name: values[-1] for name, values in metrics.items()}
+
+    # --- rounds ----------------------------------------------------------------------------------------------
+
+    def _advance_rounds(
+        self, decision: int, transition: int, reward: float, observation: Observation, over: bool, taken: int
+    ) -> None:
+        run, rounds = self.config.run, self.rounds
+        enters = self.config.rounds.include_warmup or decision >= run.random_decisions
+        rounds.memory.step(transition, reward, observation.state, enters)
+        if over:
+            rounds.memory.close_episode()
+        if not rounds.advance(taken):
+            return
+        self.labels.drain()
+        with self.watch.part("round"):
+            record = run_round(
+                rounds,
+                self.prior,
+                self.replay,
+                entropy=self._entropy(),
+                seed=seeds.integer(run.seed, "tuning", rounds.done),
+                vlm_alone=self._vlm_alone,
+                progress=self._note_tuning,
+                required=self.config.prior.required,
+            )
+        self.recorder.round(self._where() | record)
+
+    def _entropy(self) -> float:
+        """Mean -log pi of the latest training batch (C2); of the uniform policy while only that one has acted."""
+        return float(self._metrics["entropy"]) if self._metrics else self._action_dim * math.log(2)
+
+    def _vlm_alone(self) -> list[float]:
+        """Returns of the VLM driving alone, once per adapter version, always on the same episodes."""
+        version, count = self.prior.version, self.config.rounds.vlm_episodes
+        if version not in self._vlm_returns:
+            chosen = [seeds.integer(self.config.run.seed, "vlm_alone", i) for i in range(count)]
+            size = len(self.eval_envs)
+            episodes = []
+            for i in range(0, count, size):
+                policy = PriorPolicy(self.prior, self.config.prior.period, self._steps_per_decision, self._action_dim)
+                episodes += run_episodes(self.eval_envs, policy, self.config.env.frame_stack, chosen[i : i + size])
+            self._vlm_returns[version] = [episode.episode_return for episode in episodes]
+        return self._vlm_returns[version]
+
+    @property
+    def _steps_per_decision(self) -> int:
+        return self.env.action_repeat if self.config.run.step_unit == "frames" else 1
+
+    def _note_tuning(self, step: int, steps: int, loss: float) -> None:
+        self.recorder.progress(self.steps, self._notes | {"tuning": f"{step}/{steps} loss {loss:.3f}"})
+
+    # --- records ---------------------------------------------------------------------------------------------
+
+    def _report(self, before: int) -> None:
+        run, steps = self.config.run, self.steps
+        if steps // run.log_every > before // run.log_every:
+            self._log()
+        if steps // run.eval_every > before // run.eval_every or steps >= run.steps:
+            self._evaluate()
+        self.recorder.progress(steps, self._notes)
+
+    def _where(self) -> dict[str, int]:
+        return {"frames": self.counters.frames, "decisions": self.counters.decisions}
+
+    def _log(self) -> None:
+        record = self._where() | {
+            "episodes": self.counters.episodes,
+            "episode_return": self._episode_return,
+            "updates": int(self.state.updates),
+            "replay_size": len(self.replay),
+        }
+        record |= {name: float(value) for name, value in self._metrics.items()}
+        self._notes = {"return": f"{self._episode_return:.0f}", "eval": f"{self._evaluation_mean:.0f}"}
+        if self.labels is not None:
+            counts = self.labels.counts
+            record |= {f"labels_{status}": counts[status] for status in ("ok", "clipped", "malformed", "unavailable")}
+            record |= {"label_agreement": self.labels.pop_agreement(), "prior_available": int(self.pipeline.available)}
+            asked = sum(counts.values())
+            self._notes["parsed"] = f"{(counts['ok'] + counts['clipped']) / asked:.0%}" if asked else "-"
+            if not self.pipeline.available:
+                self._notes["prior"] = "unavailable"
+        if self.rounds is not None:
+            record["round"] = self.rounds.done
+            self._notes["round"] = str(self.rounds.done)
+        self.recorder.metrics(record)
+        self.recorder.timing(self._where() | {"seconds": self.watch.seconds, "part_seconds": dict(self.watch.parts)})
+
+    def _evaluate(self) -> None:
+        run = self.config.run
+        with self.watch.part("evaluation"):
+            count = self.counters.decisions
+            chosen = [seeds.integer(run.seed, "evaluation", count, i) for i in range(run.eval_episodes)]
+            policy = mean_policy(self.learner, self.state.params)
+            episodes = run_episodes(self.eval_envs, policy, self.config.env.frame_stack, chosen, traced=int(run.video))
+            returns = [episode.episode_return for episode in episodes]
+            self._evaluation_mean = float(np.mean(returns))
+            record = self._where() | {
+                "returns": returns,
+                "return_mean": self._evaluation_mean,
+                "return_std": float(np.std(returns)),
+                "length_mean": float(np.mean([episode.decisions for episode in episodes])),
+            }
+            video = episodes[0] if run.video else None
+            self.recorder.evaluation(record, video, self._prior_actions(video))
+            if self.labels is not None:
+                for answered in self.labels.recent:
+                    self.recorder.label(self._where() | {"asked_at": answered.decision}, answered)
+                self.labels.recent.clear()
+            self.recorder.checkpoint(self.state)
+
+    def _prior_actions(self, video: Episode | None) -> np.ndarray | None:
+        """What the prior would have done in the video's frames, for the eye; None without an available prior."""
+        if video is None or self.prior is None or not self.pipeline.available:
+            return None
+        step = self._steps_per_decision
+        asked = [t for t in range(video.decisions) if asks((t - 1) * step, t * step, self.config.prior.period, t == 0)]
+        try:
+            labels = self.prior.predict([video.observations[t] for t in asked])
+        except PriorUnavailable:
+            return None
+        actions = np.full((video.decisions, self._action_dim), np.nan, np.float32)
+        for t, label in zip(asked, labels, strict=True):
+            if label.action is not None:
+                actions[t:] = label.action
+            else:
+                actions[t:] = np.nan
+        return actions

@@ -1,0 +1,42 @@
+"""COVR's guidance of the actor by the VLM's action (COVR, Eq. 4; ERPv, Eq. 3)."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from covr_jax.config import GuidanceConfig
+
+REDUCTIONS = {"sum": jnp.sum, "mean": jnp.mean}
+ACTIONS = ("sample", "mean")
+
+
+def check(config: GuidanceConfig) -> None:
+    """ValueError that names what is allowed, for a switch that does not exist."""
+    if config.action not in ACTIONS:
+        raise ValueError(f"guidance.action {config.action!r} is unknown; allowed: {', '.join(ACTIONS)}")
+    if config.reduction not in REDUCTIONS:
+        raise ValueError(f"guidance.reduction {config.reduction!r} is unknown; allowed: {', '.join(REDUCTIONS)}")
+    if config.every < 1:
+        raise ValueError(f"guidance.every {config.every} is not allowed; it counts actor updates, at least 1")
+
+
+def loss(
+    action: jax.Array,
+    prior_action: jax.Array,
+    prior_ok: jax.Array,
+    weight: float,
+    reduction: str = "sum",
+) -> jax.Array:
+    """weight * (1/N) sum_i ok_i |a_v,i - a_i|^2 (COVR, Eq. 4).
+
+    action, prior_action float32 [B,A] in [-1,1]; prior_ok float32 [B]. N is the batch size as printed: samples
+    without a label contribute zero instead of shrinking N, so that few labels pull weakly. Eq. 4 writes a squared
+    norm (reduction "sum" over action dimensions); ERPv, Eq. 3 has no norm ("mean"), see (S4). Which a is meant is open
+    (S3): a stored action would have no gradient, so a is the policy's own sample, or its mean action.
+    """
+    chex.assert_rank([action, prior_action, prior_ok], [2, 2, 1])
+    chex.assert_equal_shape([action, prior_action])
+    distance = REDUCTIONS[reduction]((jax.lax.stop_gradient(prior_action) - action) ** 2, axis=-1)
+    return weight * jnp.mean(prior_ok * distance)

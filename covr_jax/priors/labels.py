@@ -1,0 +1,104 @@
+"""Labels for replay: a question every ``period`` steps, its answer held for the decisions in between (S5)."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import NamedTuple
+
+import numpy as np
+
+from covr_jax.config import PriorConfig
+from covr_jax.priors.pipeline import PriorPipeline
+from covr_jax.replay.buffer import ReplayBuffer
+from covr_jax.types import Label, Observation
+
+
+def asks(steps_before: int, steps_now: int, period: int, first: bool) -> bool:
+    """Whether the decision at ``steps_now`` is a question: the counter crossed a multiple of the period, or the
+    episode starts (S5)."""
+    return first or steps_now // period > steps_before // period
+
+
+class Answered(NamedTuple):
+    """One question with its answer, for the report."""
+
+    observation: Observation
+    label: Label
+    action: np.ndarray  # float32 [A], what the policy did there
+    decision: int
+
+
+class _Question:
+    def __init__(self, decision: int, iteration: int, observation: Observation):
+        self.decision, self.iteration, self.observation = decision, iteration, observation
+        self.label: Label | None = None
+        self.waiting: list[tuple[int, int]] = []  # (transition, age) stored before the answer came
+        self.action: np.ndarray | None = None
+
+
+class HeldLabels:
+    """Asks the prior about the agent's observations and writes the answers into replay, whenever they come."""
+
+    def __init__(self, pipeline: PriorPipeline, replay: ReplayBuffer, config: PriorConfig):
+        self._pipeline, self._replay, self._config = pipeline, replay, config
+        self._questions: dict[int, _Question] = {}
+        self._current: _Question | None = None
+        self._last_steps = 0
+        self.counts: Counter[str] = Counter()  # answers by status
+        self.recent: deque[Answered] = deque(maxlen=4)
+        self._disagreement: list[float] = []
+
+    def observe(self, decision: int, steps: int, observation: Observation, first: bool, iteration: int) -> None:
+        """Called before each decision; ``iteration`` is the number of tuning rounds behind the adapter asked."""
+        if asks(self._last_steps, steps, self._config.period, first):
+            self._current = self._questions[decision] = _Question(decision, iteration, observation)
+            self._pipeline.ask(decision, observation)
+        self._last_steps = steps
+
+    def attach(self, decision: int, transition: int, action: np.ndarray) -> None:
+        """Called after each stored transition: it gets the label of the latest question."""
+        question = self._current
+        if question is None:
+            return
+        age = decision - question.decision
+        if age and self._config.hold == "mask":
+            return
+        if not age:
+            question.action = action
+        if question.label is None:
+            question.waiting.append((transition, age))
+        else:
+            self._write(question, transition, age)
+
+    def collect(self, decision: int) -> None:
+        """Takes the answers that are due; to be called first in every decision."""
+        self._take(self._pipeline.due(decision))
+
+    def end_episode(self) -> None:
+        self._pipeline.flush()
+        self._current = None
+
+    def drain(self) -> None:
+        """Waits for every open question (before a round, at the end)."""
+        self._take(self._pipeline.drain())
+
+    def pop_agreement(self) -> float | None:
+        """Mean |a_v - a_r| over labels since the last call, averaged over dimensions; None without labels."""
+        values, self._disagreement = self._disagreement, []
+        return float(np.mean(values)) if values else None
+
+    def _take(self, answers: list[tuple[int, Label]]) -> None:
+        for ticket, label in answers:
+            question = self._questions.pop(ticket)
+            question.label = label
+            self.counts[label.status] += 1
+            for transition, age in question.waiting:
+                self._write(question, transition, age)
+            if question.action is not None:
+                self.recent.append(Answered(question.observation, label, question.action, question.decision))
+                if label.action is not None:
+                    self._disagreement.append(float(np.abs(label.action - question.action).mean()))
+
+    def _write(self, question: _Question, transition: int, age: int) -> None:
+        if question.label.action is not None:
+            self._replay.label(transition, question.label.action, True, question.iteration, age)

@@ -1,0 +1,5 @@
+"""Replay: every frame stored once."""
+
+from covr_jax.replay.buffer import ReplayBuffer
+
+__all__ = ["ReplayBuffer"]

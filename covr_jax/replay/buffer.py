@@ -1,0 +1,166 @@
+"""Replay on the host: every frame once, stacks built by index at sampling time.
+
+A ring of slots, one per frame. Slot i holds frame o_i and what was done there: action, reward, label. An
+episode of T transitions takes T + 1 slots, since its last frame has no action. Ids count frames over the
+whole run, so that the slot of id i is i modulo the number of slots.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from covr_jax.types import Batch
+
+
+class ReplayBuffer:
+    """At most ``capacity`` transitions, the oldest overwritten first.
+
+    Memory is taken as it is used: one frame and 8 A + 40 bytes a slot.
+
+    Args:
+        capacity: transitions; once the ring is full, the last frames of episodes take some of this room.
+        frame_shape: (H, W, 3).
+        action_dim: A.
+        frame_stack: S.
+
+    ``trusted_from``: labels of earlier tuning iterations do not reach a batch (C11); they stay stored.
+
+    Raises ValueError for a capacity below 1.
+    """
+
+    def __init__(self, capacity: int, frame_shape: tuple[int, int, int], action_dim: int, frame_stack: int):
+        if capacity < 1:
+            raise ValueError(f"replay.capacity must be at least 1, got {capacity}")
+        self.trusted_from: float = 0
+        self._capacity = capacity
+        self._slots = capacity + frame_stack  # the oldest transition's stack, and the newest frame
+        self._shape = tuple(frame_shape)
+        # Flat, for NumPy gathers long rows with one copy each; zeros, for their pages are taken when written.
+        self._frames = np.zeros((self._slots, math.prod(frame_shape)), np.uint8)
+        self._actions = np.zeros((self._slots, action_dim), np.float32)
+        self._rewards = np.zeros(self._slots, np.float32)
+        self._not_done = np.zeros(self._slots, np.float32)
+        self._acted = np.zeros(self._slots, bool)  # False: an episode's last frame, or its newest so far
+        self._episode = np.zeros(self._slots, np.int64)  # id of the episode's first frame
+        self._prior_actions = np.zeros((self._slots, action_dim), np.float32)
+        self._prior_ok = np.zeros(self._slots, bool)
+        self._prior_version = np.zeros(self._slots, np.int32)
+        self._prior_age = np.zeros(self._slots, np.int32)  # decisions since the question
+        self._window = np.arange(1 - frame_stack, 2)  # from the oldest stacked frame to the next one
+        self._next = 0  # id of the next frame
+        self._first = 0  # oldest id whose whole stack is there
+        self._transitions = 0  # in [_first, _next)
+        self._open = False
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled."""
+        return self._transitions
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays when every slot is in use."""
+        return sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
+
+    def begin(self, frame: np.ndarray) -> int:
+        """Stores the first frame of an episode, uint8 [H, W, 3]; returns its id."""
+        frame = self._checked(frame)
+        self._open = True
+        return self._append(frame, self._next)
+
+    def add(
+        self, action: np.ndarray, reward: float, not_done: float, next_frame: np.ndarray, last: bool
+    ) -> int:
+        """Stores what was done at the newest frame and the frame that followed; returns the transition's id,
+        which is that of its first frame. ``last`` closes the episode. Raises ValueError outside of an
+        episode."""
+        if not self._open:
+            raise ValueError("add needs a begin with the episode's first frame before it")
+        next_frame = self._checked(next_frame)
+        transition = self._next - 1
+        slot = transition % self._slots
+        self._actions[slot], self._rewards[slot], self._not_done[slot] = action, reward, not_done
+        self._acted[slot] = True
+        self._transitions += 1
+        self._append(next_frame, self._episode[slot])
+        self._open = not last
+        return transition
+
+    def label(self, transition: int, action: np.ndarray | None, ok: bool, version: int, age: int) -> None:
+        """Writes the prior's fields of a transition; one that has been overwritten meanwhile is left alone.
+
+        Args:
+            action: float32 [A]; None only if not ok.
+            ok: whether the label may guide.
+            version: tuning iterations behind the adapter that answered.
+            age: decisions since the question.
+
+        Raises ValueError for an id that was never given out, or ok without an action.
+        """
+        if ok and action is None:
+            raise ValueError("a label that is ok needs an action")
+        if not 0 <= transition < self._next:
+            raise ValueError(f"no transition has id {transition}")
+        if self.contains(transition):
+            slot = transition % self._slots
+            self._prior_actions[slot], self._prior_ok[slot] = 0.0 if action is None else action, ok
+            self._prior_version[slot], self._prior_age[slot] = version, age
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """B transitions, uniformly and with replacement; a function of the content and the generator's state.
+
+        Raises ValueError if there is no transition yet.
+        """
+        if not self._transitions:
+            raise ValueError("the replay holds no transition yet")
+        ids = rng.integers(self._first, self._next, batch_size)
+        # Drawn again where an episode's last frame was hit: a few in a thousand.
+        while len(idle := np.flatnonzero(~self._acted[ids % self._slots])):
+            ids[idle] = rng.integers(self._first, self._next, len(idle))
+        slots = ids % self._slots
+        window = np.maximum(ids[:, None] + self._window, self._episode[slots][:, None])
+        ok = self._prior_ok[slots] & (self._prior_version[slots] >= self.trusted_from)
+        return Batch(
+            frames=self._frames[window % self._slots].reshape(*window.shape, *self._shape),
+            action=self._actions[slots],
+            reward=self._rewards[slots],
+            not_done=self._not_done[slots],
+            prior_action=np.where(ok[:, None], self._prior_actions[slots], np.float32(0)),
+            prior_ok=ok.astype(np.float32),
+        )
+
+    def contains(self, ids: np.ndarray | int) -> np.ndarray:
+        """bool, of ids' shape: whether the frame of that id has not been overwritten."""
+        ids = np.asarray(ids)
+        return (ids < self._next) & (ids >= self._next - self._slots) & (ids >= 0)
+
+    def frames(self, ids: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] for ids int [N]. Raises ValueError for one that is gone."""
+        return self._frames[self._held(ids)].reshape(-1, *self._shape)
+
+    def actions(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [N, A] for transition ids int [N]. Raises ValueError for one that is gone."""
+        return self._actions[self._held(ids)]
+
+    def _held(self, ids: np.ndarray) -> np.ndarray:
+        if not np.all(self.contains(ids)):
+            raise ValueError("replay.capacity is too small: steps still needed have been overwritten")
+        return np.asarray(ids) % self._slots
+
+    def _checked(self, frame: np.ndarray) -> np.ndarray:
+        if frame.shape != self._shape or frame.dtype != np.uint8:
+            wanted = list(self._shape)
+            raise ValueError(f"a frame must be uint8 {wanted}, got {frame.dtype} {list(frame.shape)}")
+        return frame.reshape(-1)
+
+    def _append(self, frame: np.ndarray, episode: int) -> int:
+        slot, new = self._next % self._slots, self._next
+        self._next += 1
+        if self._next - 1 - self._first > self._capacity:
+            self._transitions -= int(self._acted[self._first % self._slots])
+            self._first += 1
+        self._frames[slot] = frame
+        self._episode[slot] = episode
+        self._acted[slot] = self._prior_ok[slot] = False
+        return new

@@ -1,0 +1,17 @@
+"""Every random number of a run is a function of (seed, stream, counters): counters are all that a resume needs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_STREAMS = {"episode": 0, "evaluation": 1, "replay": 2, "random_action": 3, "action": 4, "vlm_alone": 5, "tuning": 6}
+
+
+def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:
+    """A generator that depends on its arguments alone. Raises KeyError for an unknown stream."""
+    return np.random.default_rng([seed, _STREAMS[stream], *counters])
+
+
+def integer(seed: int, stream: str, *counters: int) -> int:
+    """A 31-bit seed that depends on its arguments alone, for libraries that want an integer."""
+    return int(generator(seed, stream, *counters).integers(2**31))

@@ -1,0 +1,83 @@
+"""Every array that crosses a room of the house: its shape, dtype and unit, written once.
+
+Letters: B batch, S stacked frames, H and W pixels, A action dimensions. Actions are in [-1, 1] everywhere but
+inside an environment. A *decision* is one action of the agent, a *frame* one step of the simulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import struct
+
+Array = Any  # np.ndarray or jax.Array
+Params = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """B transitions as replay hands them to the learner."""
+
+    frames: Array  # uint8 [B, S+1, H, W, 3]: the stack of o is [:, :S], the stack of o' is [:, 1:]
+    action: Array  # float32 [B, A], executed
+    reward: Array  # float32 [B], summed over the repeated frames
+    not_done: Array  # float32 [B], 1 where the return goes on (also at a time limit), 0 at a terminal state
+    prior_action: Array  # float32 [B, A], the VLM's a_v; zeros where prior_ok is 0
+    prior_ok: Array  # float32 [B], 1 where a valid label exists
+
+
+@struct.dataclass
+class LearnerState:
+    """All that learning changes; a pytree. Random keys are fold_in(root key, updates)."""
+
+    params: Params
+    target: Params  # EMA copies: conv, critic_head, critic
+    opt: dict[str, Any]  # optimiser name -> optax state
+    updates: Array  # int32 [], updates done
+    key: Array  # root PRNG key, never changed
+    actor_metrics: Metrics  # scalars of the latest actor update
+
+
+class Observation(NamedTuple):
+    """What a prior may look at in one decision."""
+
+    frame: np.ndarray  # uint8 [H, W, 3], newest frame at render size
+    stack: np.ndarray  # uint8 [H, W, 3*S], oldest frame first
+    state: dict[str, float]  # named physical quantities of the environment; {} if it tells none
+
+
+class Label(NamedTuple):
+    """A prior's answer to one observation."""
+
+    action: np.ndarray | None  # float32 [A]; None unless status is ok or clipped
+    status: str  # ok | clipped | malformed | unavailable
+    text: str  # raw reply; "" for teachers
+    version: str  # adapter version that answered: "base", "v1", ...; teachers: their name
+    digest: str  # of that version
+    prompt: str = ""  # what was asked; "" for teachers
+
+
+class Sample(NamedTuple):
+    """One step of the agent's own experience, as the VLM is tuned on it."""
+
+    observation: Observation
+    action: np.ndarray  # float32 [A], executed
+    return_to_go: float  # g, reward units
+
+
+class TuningReport(NamedTuple):
+    """What one tuning round did (fields as in covr.prior.v1.TuningResult)."""
+
+    version: str
+    digest: str
+    activated: bool
+    train_loss_first: float
+    train_loss_last: float
+    holdout_loss_before: float
+    holdout_loss_after: float
+    train_samples: int
+    holdout_samples: int
+    weight_mean: float
+    weight_positive_share: float
+    seconds: float

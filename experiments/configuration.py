@@ -1,0 +1,190 @@
+"""The configuration of a run: defaults <- presets <- flags <- ``--set key=value``; to and from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from covr_jax import methods
+from covr_jax.config import Config
+from experiments.configuration_values import AUTO, coerce, field_types
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class Built(NamedTuple):
+    """A configuration and what the user changed to get it."""
+
+    config: Config
+    overrides: list[str]  # "preset=a,b" first, then "key=value" lines that --set accepts, in order of change
+
+
+def build(
+    presets: str = "",
+    flags: Mapping[str, Any] | None = None,
+    settings: Iterable[str] = (),
+    folder: Path = PRESETS,
+) -> Built:
+    """The configuration that the command line describes; later sources win.
+
+    ``presets``: names joined by commas, stacked left to right. ``flags``: dotted path -> value (text or
+    typed); None means that the flag was not given. ``settings``: the texts of ``--set``. Fields that stay
+    None are filled in by ``resolve``. Raises ValueError with one line for an unknown preset or key and for a
+    value that is not allowed.
+    """
+    values: dict[str, Any] = {}
+    names = [name.strip() for name in presets.split(",") if name.strip()]
+    for name in names:
+        values.update(load_preset(name, folder))
+    changed: dict[str, Any] = {}
+    for path, value in (flags or {}).items():
+        if value is not None:
+            changed.update(_set(path, value))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: must look like key=value, for example learner.discount=0.98")
+        changed.update(_set(key.strip(), text))
+    values.update(changed)
+    config = _nested(Config, values)
+    _check_together(config)
+    lines = [f"preset={','.join(names)}"] if names else []
+    return Built(config, lines + [f"{path}={as_text(value)}" for path, value in changed.items()])
+
+
+def load_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
+    """Dotted path -> typed value of ``folder/<name>.toml``, whose tables mirror the dataclasses."""
+    known = sorted(path.stem for path in folder.glob("*.toml"))
+    if name not in known:
+        raise ValueError(
+            f"unknown preset {name!r}: must be one of {', '.join(known) or '(no presets found)'}"
+        )
+    try:
+        document = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+        values: dict[str, Any] = {}
+        for path, value in _leaves(document):
+            values.update(_set(path, value, text=False))
+    except (ValueError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"preset {name}: {error}") from None
+    return values
+
+
+def resolve(config: Config) -> Config:
+    """Fills the fields left None whose value is in a table of the learner; the environment fills its own.
+
+    ``learner.target_entropy`` stays None (the learner takes minus the number of action dimensions).
+    """
+    learner, rounds = config.learner, config.rounds
+    if learner.augmentation is None:
+        learner = dataclasses.replace(learner, augmentation=methods.BASES[learner.base].augmentations[0])
+    if rounds.discount is None:
+        rounds = dataclasses.replace(rounds, discount=learner.discount)
+    resolved = dataclasses.replace(config, learner=learner, rounds=rounds)
+    _check_together(resolved)
+    return resolved
+
+
+def to_json(config: Config) -> str:
+    """One JSON object that mirrors the dataclasses, in their order; floats round-trip exactly."""
+    return json.dumps(dataclasses.asdict(config), indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The configuration that ``to_json`` wrote. ValueError for unknown or missing fields, bad values."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is no valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ValueError("the configuration must be one JSON object")
+    values: dict[str, Any] = {}
+    for path, value in _leaves(document):
+        values.update(_set(path, value, text=False))
+    missing = [path for path in field_types() if path not in values]
+    if missing:
+        raise ValueError(f"the configuration lacks {', '.join(missing)}")
+    return _nested(Config, values)
+
+
+def as_text(value: Any) -> str:
+    """``value`` as ``--set`` reads it back."""
+    if value is None:
+        return AUTO
+    if isinstance(value, tuple):
+        return ",".join(as_text(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _set(path: str, value: Any, text: bool = True) -> dict[str, Any]:
+    known = field_types()
+    if path not in known:
+        raise ValueError(_unknown(path, list(known)))
+    return {path: coerce(path, known[path], value, text)}
+
+
+def _unknown(path: str, known: list[str]) -> str:
+    inside = [k for k in known if k.startswith(path + ".")]
+    if inside:
+        return f"{path} is a table, set its fields: {', '.join(inside)}"
+    leaf = path.rsplit(".", 1)[-1]
+    same = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    leaves = difflib.get_close_matches(leaf, [k.rsplit(".", 1)[-1] for k in known], n=1)
+    similar = [k for k in known if k.rsplit(".", 1)[-1] in leaves]
+    # A wrong table with the right field name is a likelier slip than a field name that merely looks alike.
+    near = difflib.get_close_matches(path, same or known, n=1, cutoff=0.6 if not same else 0.0) or similar[:1]
+    hint = (
+        f", did you mean {near[0]}?"
+        if near
+        else f"; tables: {', '.join(dict.fromkeys(k.split('.')[0] for k in known))}"
+    )
+    return f"unknown key {path!r}{hint}"
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _nested(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    chosen = {}
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        path = prefix + f.name
+        if dataclasses.is_dataclass(hints[f.name]):
+            chosen[f.name] = _nested(hints[f.name], values, path + ".")
+        elif path in values:
+            chosen[f.name] = values[path]
+    return cls(**chosen)
+
+
+def _check_together(config: Config) -> None:
+    """Rules that span several fields."""
+    env, learner = config.env, config.learner
+    if not len(learner.filters) == len(learner.kernels) == len(learner.strides):
+        raise ValueError("learner.filters, learner.kernels and learner.strides must have the same length")
+    if learner.log_std_min >= learner.log_std_max:
+        raise ValueError("learner.log_std_min must be below learner.log_std_max")
+    allowed = methods.BASES[learner.base].augmentations
+    if learner.augmentation is not None and learner.augmentation not in allowed:
+        raise ValueError(
+            f"learner.augmentation={learner.augmentation!r}: base {learner.base} allows {', '.join(allowed)}"
+        )
+    if learner.augmentation == "translate" and learner.image_size < env.render_size:
+        raise ValueError(
+            f"learner.image_size={learner.image_size}: augmentation translate needs at least "
+            f"env.render_size={env.render_size}"
+        )
+    if learner.augmentation in ("crop", "none") and learner.image_size > env.render_size:
+        raise ValueError(
+            f"learner.image_size={learner.image_size}: augmentation {learner.augmentation} needs at most "
+            f"env.render_size={env.render_size}"
+        )

@@ -1,0 +1,103 @@
+"""One run from a configuration: environments, prior, trainer, records, report."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from covr_jax import envs
+from covr_jax.checkpoint import load_params
+from covr_jax.config import Config
+from covr_jax.learner import Learner
+from covr_jax.loop import Trainer
+from covr_jax.methods import METHODS
+from covr_jax.priors import teachers
+from covr_jax.priors.client import GrpcPrior
+from covr_jax.priors.server_process import ServerProcess
+from covr_jax.priors.source import PriorSource
+from experiments import configuration, environment_info, report
+from experiments.configuration import Built
+from experiments.recorder import RunRecorder, params_path
+from experiments.run_directory import RunDirectory, read_config
+
+EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in batches
+
+
+def run(built: Built, out: Path) -> None:
+    """Trains, evaluates and writes ``out``. Raises ValueError, GlError, PriorUnavailable, KeyboardInterrupt."""
+    config = configuration.resolve(built.config)
+    with ExitStack() as stack:
+        env = stack.enter_context(environment(config))
+        eval_envs = [stack.enter_context(environment(config)) for _ in range(EVALUATION_ENVS)]
+        directory = RunDirectory.create(out, config, built.overrides, environment_info.describe())
+        stack.callback(report.report, [str(out)])
+        stack.enter_context(directory)
+        prior = stack.enter_context(open_prior(config, out, env)) if METHODS[config.learner.method].asks_prior else None
+        recorder = RunRecorder(directory, config.run.steps, config.run.step_unit, env.action_names, env.decision_rate)
+        stack.callback(recorder.close)
+        trainer = stack.enter_context(Trainer(config, env, eval_envs, recorder, prior))
+        trainer.run()
+    print(f"report: {out / 'report.html'}\nnext:   python -m experiments.evaluate --run={out} --episodes=10")
+
+
+@contextmanager
+def environment(config: Config) -> Iterator[gymnasium.Env]:
+    env = envs.make(config.env)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+@contextmanager
+def open_prior(config: Config, out: Path, env: gymnasium.Env) -> Iterator[PriorSource]:
+    """The prior that ``prior.source`` names; a server that is started here is stopped here."""
+    source = config.prior.source
+    with ExitStack() as stack:
+        if source.startswith("teacher:"):
+            yield _teacher(config, env.action_space.shape[0])
+            return
+        if source.startswith("grpc://"):
+            address = source
+        else:
+            server = ServerProcess(source, adapters=out / "adapters", log=out / "prior_server.log")
+            address = stack.enter_context(server).address
+        client = GrpcPrior(
+            address, config.env.name, _namespace(out), config.prior.deadline_s, config.prior.constraint
+        )
+        stack.callback(client.close)
+        yield client
+
+
+def _namespace(out: Path) -> str:
+    """The run's own name on the server, readable and unlike any other run's: adapters must not mix."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in out.absolute().name.lower())
+    return f"{(kept.lstrip('-_') or 'run')[:48]}-{uuid.uuid4().hex[:8]}"
+
+
+def _teacher(config: Config, action_dim: int) -> PriorSource:
+    prior = config.prior
+    return teachers.make(
+        prior.source.removeprefix("teacher:"),
+        config.env.name,
+        action_dim,
+        config.run.seed,
+        prior.teacher_noise,
+        saved_policy(Path(prior.teacher_policy), action_dim) if prior.teacher_policy else None,
+    )
+
+
+def saved_policy(run: Path, action_dim: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean action of a finished run's policy: stack uint8 [H, W, 3*S] -> float32 [A]. Raises ValueError."""
+    config = read_config(run)
+    learner = Learner(config.learner, action_dim, config.env.frame_stack)
+    try:
+        params = load_params(params_path(run), learner.init(0, config.env.render_size).params)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; train one with python -m experiments.train --out={run}") from None
+    return lambda stack: np.asarray(learner.mean_action(params, stack[None]))[0]

@@ -1,0 +1,201 @@
+"""The directory of a run: its files, and what their lines hold. JSONL is the truth, all else is a view.
+
+config.json        the resolved configuration (``experiments.configuration``)
+overrides.txt      what the user changed, one ``key=value`` a line
+environment.json   versions, devices, GL, git (``experiments.environment_info``)
+STATUS.json        {"state": running | done | failed | interrupted, "reason": one line}
+metrics.jsonl      every ``run.log_every`` steps: scalars of the learner and of replay; ``episode_return`` is
+                   that of the latest finished episode, ``labels_*`` count replies since the run began
+evaluations.jsonl  one line an evaluation: returns (one an episode), return_mean, return_std, length_mean,
+                   video
+rounds.jsonl       one line a COVR round
+samples.jsonl      a few of the prior's replies beside the frame that was shown (frames/*.png)
+timings.jsonl      all wall-clock figures: ``seconds`` and ``part_seconds`` (part -> seconds) since the
+                   session began; a resumed run is a new session
+checkpoints/ videos/ frames/ tensorboard/ report.html
+
+Every line carries ``frames`` (simulator) and ``decisions`` (agent). Two equal runs write equal bytes
+everywhere but in timings.jsonl, environment.json and the views.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from covr_jax.config import Config
+from experiments import configuration
+from experiments.json_lines import encode, plain, read_lines, whole_length
+from experiments.tensorboard_view import TensorBoardView
+
+__all__ = ["STATES", "STREAMS", "RunDirectory", "read_lines"]
+
+STREAMS = ("metrics", "evaluations", "rounds", "samples", "timings")
+MIRRORED = ("metrics", "evaluations", "rounds")
+STATES = ("running", "done", "failed", "interrupted")
+FOLDERS = ("checkpoints", "videos", "frames", "tensorboard")
+
+
+class RunDirectory:
+    """An open run directory. As a context manager it ends with the state done, interrupted or failed.
+
+    Make one with ``create`` (a new run) or ``resume`` (one that stopped).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.videos = path / "videos"
+        for folder in FOLDERS:
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, BinaryIO] = {}
+        for stream in STREAMS:
+            target = self._lines(stream)
+            if target.exists():
+                os.truncate(target, whole_length(target))  # a new line must not continue a torn one
+            self._files[stream] = target.open("ab")
+        self._samples = len(read_lines(self._lines("samples")))
+        self._view = TensorBoardView(path / "tensorboard")
+        self.set_status("running", "")
+
+    @classmethod
+    def create(
+        cls, path: str | Path, config: Config, overrides: Sequence[str], environment: Mapping[str, Any]
+    ) -> RunDirectory:
+        """A new run in ``path``. Raises ValueError if something is there already."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(
+                f"{path} is not empty: go on with it by --resume, or name another directory by --out"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
+        (path / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), encoding="utf-8")
+        write_json(path / "environment.json", environment)
+        return cls(path)
+
+    @classmethod
+    def resume(cls, path: str | Path) -> RunDirectory:
+        """The run that stopped in ``path``. Raises ValueError if there is none."""
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} holds no run (no config.json): start one without --resume")
+        return cls(path)
+
+    def config(self) -> Config:
+        return read_config(self.path)
+
+    def write(self, stream: str, record: Mapping[str, Any]) -> None:
+        """Appends one line to ``<stream>.jsonl`` and flushes it.
+
+        Raises ValueError for an unknown stream, a line without whole ``frames`` and ``decisions``, or a
+        wall-clock key outside of timings.
+        """
+        if stream not in STREAMS:
+            raise ValueError(f"unknown stream {stream!r}: must be one of {', '.join(STREAMS)}")
+        record = plain(record)
+        for key in ("frames", "decisions"):
+            if type(record.get(key)) is not int or record[key] < 0:
+                raise ValueError(
+                    f"{stream}.jsonl: {key}={record.get(key)!r}: must be a whole number >= 0 in every line"
+                )
+        clock = [key for key in record if key.endswith(("seconds", "per_second"))]
+        if clock and stream != "timings":
+            raise ValueError(f"{stream}.jsonl: {clock[0]} is wall-clock time, which belongs in timings.jsonl")
+        self._files[stream].write(encode(record))
+        self._files[stream].flush()
+        if stream in MIRRORED:
+            self._view.add(stream, record)
+
+    def write_sample(self, frame: np.ndarray, record: Mapping[str, Any]) -> None:
+        """Appends one of the prior's replies to samples.jsonl and stores its frame (uint8 [H, W, 3]).
+
+        ``record``: frames, decisions, prompt, text, status, action, policy_action, version.
+        """
+        name = f"frames/{self._samples:06d}.png"
+        self._samples += 1
+        Image.fromarray(np.asarray(frame)).save(self.path / name)
+        self.write("samples", {**record, "frame_png": name})
+
+    def set_status(self, state: str, reason: str) -> None:
+        """Replaces STATUS.json in one step, so that a reader never sees half of it."""
+        if state not in STATES:
+            raise ValueError(f"unknown state {state!r}: must be one of {', '.join(STATES)}")
+        write_json(self.path / "STATUS.json", {"state": state, "reason": reason})
+
+    def positions(self) -> dict[str, int]:
+        """Byte length of every stream now: what a checkpoint stores and ``rewind`` takes."""
+        return {stream: self._lines(stream).stat().st_size for stream in STREAMS}
+
+    def rewind(self, positions: Mapping[str, int]) -> None:
+        """Cuts every stream back to ``positions``, so that lines after a checkpoint do not appear twice.
+
+        timings.jsonl is kept whole: the time spent was spent. The TensorBoard view is built anew.
+        """
+        for stream in STREAMS:
+            if stream == "timings":
+                continue
+            size = self._lines(stream).stat().st_size
+            if not 0 <= positions[stream] <= size:
+                raise ValueError(f"{stream}.jsonl: cannot go back to byte {positions[stream]}, it has {size}")
+            self._files[stream].truncate(positions[stream])
+        self._samples = len(read_lines(self._lines("samples")))
+        self._view.close()
+        shutil.rmtree(self.path / "tensorboard")
+        self._view = TensorBoardView(self.path / "tensorboard")
+        for stream in MIRRORED:
+            for record in read_lines(self._lines(stream)):
+                self._view.add(stream, record)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._view.close()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.set_status("done", "")
+        elif issubclass(kind, KeyboardInterrupt):
+            self.set_status("interrupted", "stopped by the user")
+        else:
+            first = (str(error).splitlines() or [""])[0]
+            self.set_status("failed", f"{kind.__name__}: {first}")
+        self.close()
+
+    def _lines(self, stream: str) -> Path:
+        return self.path / f"{stream}.jsonl"
+
+
+def read_config(path: Path) -> Config:
+    """The configuration of the run in ``path``. Raises ValueError, naming the file, if it cannot be read."""
+    file = path / "config.json"
+    try:
+        return configuration.from_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} holds no run (no config.json)") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes ``value`` as indented JSON with sorted keys, by an atomic replace."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(plain(value), file, indent=2, sort_keys=True, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,97 @@
+"""Trains one agent.
+
+    python -m experiments.train --preset=demo --out=runs/demo
+    python -m experiments.train --env=dmc/reacher/easy --base=rad --method=none --seed=2 --steps=100000 --out=runs/rad
+    python -m experiments.train --preset=cpu --method=dpl --prior=teacher:oracle --set learner.guidance.weight=2
+
+Exit codes: 0 done, 2 a wrong value or a missing requirement, 3 the prior is gone and was required, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from covr_jax.envs.gl import GlError
+from covr_jax.priors.source import PriorUnavailable, TuningFailed
+from experiments import configuration
+from experiments.command_line import fail, quiet
+from experiments.configuration import Built
+
+MINIMUM_DISK_MB = 500
+
+_PRESET = flags.DEFINE_string("preset", "", "Files of experiments/presets/, comma-separated; later ones win.")
+_ENV = flags.DEFINE_string("env", None, "dmc/<domain>/<task>, for example dmc/cartpole/swingup.")
+_BASE = flags.DEFINE_string("base", None, "Base learner: sac, rad or deepmdp.")
+_METHOD = flags.DEFINE_string("method", None, "What a VLM adds: none, dpl (guidance alone) or covr.")
+_SEED = flags.DEFINE_integer("seed", None, "Seed of everything random.")
+_STEPS = flags.DEFINE_integer("steps", None, "Budget, in run.step_unit (simulator frames by default).")
+_PRIOR = flags.DEFINE_string(
+    "prior",
+    None,
+    "tiny; a Hugging Face id or folder (a server is started and stopped for you); grpc://host:port (one that runs); "
+    "or teacher:<oracle|noisy|zeros|random>.",
+)
+_REQUIRED = flags.DEFINE_bool("prior_required", None, "Stop when the prior is gone, instead of going on as the base.")
+_SET = flags.DEFINE_multi_string("set", [], "Any field: --set learner.batch_size=64. May be repeated.")
+_OUT = flags.DEFINE_string("out", None, "Run directory.", required=True)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --out, if one is there.")
+
+
+def _configure() -> Built:
+    return configuration.build(
+        _PRESET.value,
+        {
+            "env.name": _ENV.value,
+            "learner.base": _BASE.value,
+            "learner.method": _METHOD.value,
+            "run.seed": _SEED.value,
+            "run.steps": _STEPS.value,
+            "prior.source": _PRIOR.value,
+            "prior.required": _REQUIRED.value,
+        },
+        _SET.value,
+    )
+
+
+def _clear(out: Path) -> None:
+    """Removes the run in ``out`` if --overwrite was given; anything that is not a run is left to the refusal."""
+    if _OVERWRITE.value and (out / "config.json").is_file():
+        shutil.rmtree(out)
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> int:
+    quiet()
+    if len(argv) > 1:
+        fail(f"unexpected argument {argv[1]!r}; all options start with --")
+    out = Path(_OUT.value)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        built = _configure()
+        _clear(out)
+        parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        if shutil.disk_usage(parent).free < MINIMUM_DISK_MB * 2**20:
+            fail(f"less than {MINIMUM_DISK_MB} MB of disk are free at {parent}; free some or choose another --out")
+        from experiments.run import run  # imports MuJoCo, which needs a GL library
+
+        run(built, out)
+    except (ValueError, GlError) as error:
+        fail(str(error))
+    except (PriorUnavailable, TuningFailed) as error:
+        fail(str(error), code=3)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; what was recorded is in {out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vlm_server import lora, sealed_files
+from vlm_server.adapters import AdapterCorrupt, AdapterInUse, AdapterMismatch, AdapterNotFound, AdapterStore
+
+MODEL = "0" * 64
+
+
+def writer(value: float = 1.0, **manifest):
+    def write(folder):
+        save_file({"a": torch.full((3,), value)}, folder / lora.WEIGHTS)
+        (folder / lora.CONFIG).write_text('{"r": 4}')
+        return manifest
+
+    return write
+
+
+@pytest.fixture
+def store(tmp_path):
+    return AdapterStore(tmp_path / "adapters", MODEL)
+
+
+def versions(store, run="run"):
+    return [record.version for record in store.list(run)]
+
+
+def test_versions_are_numbered_and_found_again(store, tmp_path):
+    first = store.create("run", writer(1.0, note="hello"))
+    second = store.create("run", writer(2.0, parent="v1"))
+    other = store.create("other", writer(3.0))
+    assert (first.version, second.version, other.version) == ("v1", "v2", "v1")
+    assert (first.parent, second.parent) == ("base", "v1")
+    assert first.manifest["note"] == "hello"
+    weights = first.folder / lora.WEIGHTS
+    assert first.digest == hashlib.sha256(weights.read_bytes()).hexdigest() != second.digest
+    assert sorted(p.name for p in first.folder.iterdir()) == [lora.CONFIG, lora.WEIGHTS, "manifest.json"]
+    again = AdapterStore(tmp_path / "adapters", MODEL)
+    assert again.list("run") == [first, second] == store.list("run")
+    assert again.verify("run", "v2") == second
+    assert again.verify("run", "v1").folder == first.folder
+
+
+def test_versions_are_listed_by_number(store):
+    for _ in range(11):
+        store.create("run", writer())
+    assert versions(store) == [f"v{i}" for i in range(1, 12)]
+
+
+def test_unknown_runs_and_versions(store):
+    assert store.list("run") == [] and store.active("run") == "base"
+    store.activate("run", "base")
+    assert store.list("run") == []
+    store.create("run", writer())
+    for version in ("v2", "base", "run.json", "..", "../run/v1", "v01", ""):
+        for call in (store.get, store.verify, store.delete):
+            with pytest.raises(AdapterNotFound):
+                call("run", version)
+    with pytest.raises(AdapterNotFound):
+        store.activate("run", "v2")
+
+
+@pytest.mark.parametrize("run", ["", "Run", "-run", "a" * 65, "../x", "a/b", ".new-x", "run\n"])
+def test_run_names_cannot_leave_the_root(store, run):
+    for call in (lambda: store.create(run, writer()), lambda: store.list(run), lambda: store.get(run, "v1")):
+        with pytest.raises(ValueError, match="run must match"):
+            call()
+
+
+def test_the_active_version_moves_at_will_and_survives_a_restart(store, tmp_path):
+    store.create("run", writer(1.0))
+    store.create("run", writer(2.0))
+    assert store.active("run") == "base"
+    for version in ("v2", "v1", "base", "v2"):
+        store.activate("run", version)
+        assert store.active("run") == version == AdapterStore(tmp_path / "adapters", MODEL).active("run")
+    store.create("run", writer(3.0))
+    assert store.active("run") == "v2"
+
+
+def test_deletion_spares_what_is_used_and_numbers_never_return(store):
+    for value in (1.0, 2.0, 3.0):
+        store.create("run", writer(value))
+    store.activate("run", "v1")
+    with pytest.raises(AdapterInUse, match="active"):
+        store.delete("run", "v1")
+    with store.hold("run", "v3") as held, store.hold("run", "v3"):
+        assert held.version == "v3"
+        with pytest.raises(AdapterInUse, match="in use"):
+            store.delete("run", "v3")
+    store.delete("run", "v3")
+    with pytest.raises(AdapterNotFound):
+        store.get("run", "v3")
+    assert versions(store) == ["v1", "v2"]
+    assert store.create("run", writer()).version == "v4"
+    assert sorted(p.name for p in (store._root / "run").iterdir()) == ["run.json", "v1", "v2", "v4"]
+
+
+def test_a_failed_write_leaves_nothing(store):
+    store.create("run", writer())
+
+    def fails(folder):
+        (folder / lora.WEIGHTS).write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        store.create("run", fails)
+    for value in (math.nan, math.inf):
+        with pytest.raises(AdapterCorrupt, match="not finite"):
+            store.create("run", writer(value))
+    with pytest.raises(AdapterCorrupt, match="missing"):
+        store.create("run", lambda folder: {})
+    with pytest.raises(TypeError):
+        store.create("run", writer(1.0, note=object()))
+    assert sorted(p.name for p in (store._root / "run").iterdir()) == ["run.json", "v1"]
+
+
+def test_leftovers_of_a_crash_are_swept_and_never_listed(store, tmp_path):
+    store.create("run", writer())
+    (store._root / "run" / ".new-abc").mkdir()
+    assert versions(store) == ["v1"]
+    again = AdapterStore(tmp_path / "adapters", MODEL)
+    assert versions(again) == ["v1"] and not (store._root / "run" / ".new-abc").exists()
+
+
+@pytest.mark.parametrize("name", [lora.WEIGHTS, lora.CONFIG, "manifest.json"])
+def test_any_flipped_byte_is_noticed(store, name):
+    record = store.create("run", writer())
+    file = record.folder / name
+    data = file.read_bytes()
+    for place in range(len(data)):
+        for bit in (0, 5):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            file.write_bytes(flipped)
+            with pytest.raises(AdapterCorrupt):
+                store.verify("run", "v1")
+    with pytest.raises(AdapterCorrupt):
+        store.activate("run", "v1")
+    file.write_bytes(data)
+    assert store.verify("run", "v1") == record
+
+
+def test_any_flipped_byte_of_the_active_pointer_is_noticed(store):
+    store.create("run", writer())
+    store.activate("run", "v1")
+    file = store._root / "run" / "run.json"
+    data = file.read_bytes()
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 1
+        file.write_bytes(flipped)
+        with pytest.raises(AdapterCorrupt):
+            store.active("run")
+
+
+def test_missing_added_and_exchanged_files_are_noticed(store):
+    first, second = store.create("run", writer(1.0)), store.create("run", writer(2.0))
+    (first.folder / "extra").write_text("x")
+    with pytest.raises(AdapterCorrupt, match="added"):
+        store.verify("run", "v1")
+    (first.folder / "extra").unlink()
+    (first.folder / lora.CONFIG).rename(first.folder.parent / "elsewhere")
+    with pytest.raises(AdapterCorrupt, match="missing"):
+        store.verify("run", "v1")
+    (first.folder.parent / "elsewhere").rename(first.folder / lora.CONFIG)
+    for name in (lora.WEIGHTS, "manifest.json"):
+        (first.folder / name).write_bytes((second.folder / name).read_bytes())
+    with pytest.raises(AdapterCorrupt, match="something else"):
+        store.verify("run", "v1")
+
+
+def test_non_finite_values_are_refused_even_with_a_right_digest(store):
+    record = store.create("run", writer())
+    save_file({"a": torch.tensor([math.nan])}, record.folder / lora.WEIGHTS)
+    manifest = json.loads((record.folder / "manifest.json").read_text())
+    del manifest["seal"]
+    manifest["files"][lora.WEIGHTS] = hashlib.sha256((record.folder / lora.WEIGHTS).read_bytes()).hexdigest()
+    (record.folder / "manifest.json").write_bytes(sealed_files.seal(manifest))
+    with pytest.raises(AdapterCorrupt, match="not finite"):
+        store.verify("run", "v1")
+
+
+def test_adapters_of_another_base_model_are_refused(store, tmp_path):
+    store.create("run", writer())
+    other = AdapterStore(tmp_path / "adapters", "f" * 64)
+    assert versions(other) == ["v1"]
+    with pytest.raises(AdapterMismatch):
+        other.verify("run", "v1").folder
+    with pytest.raises(AdapterMismatch):
+        other.activate("run", "v1")

@@ -1,0 +1,535 @@
+"""The services over a real channel: the tiny model where answers matter, a fake engine where timing does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import struct
+import threading
+import time
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from covr.prior.v1 import prior_pb2 as pb
+from covr.prior.v1 import prior_pb2_grpc as pb_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from vlm_server import models, server, tasks
+from vlm_server.engine import Reply
+from vlm_server.limits import Limits
+
+TASK = "dmc/cartpole/swingup"
+SMALL = Limits(
+    max_message_bytes=4 * 2**20,
+    max_frames_per_request=8,
+    max_queue=8,
+    max_side=128,
+    max_tuning_samples=40,
+    max_adapters_per_run=3,
+    max_uploaded_bytes=60 * 84 * 84 * 3,
+)
+CONFIG = pb.TuningConfig(rank=4, alpha=8, max_steps=3, batch_size=4, learning_rate=1e-2, holdout=0.25)
+
+
+class Client:
+    """Stubs of one server."""
+
+    def __init__(self, address):
+        self.address = address
+        self.channel = grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)])
+        self.prior = pb_grpc.PriorServiceStub(self.channel)
+        self.tuning = pb_grpc.TuningServiceStub(self.channel)
+        self.adapters = pb_grpc.AdapterServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def ask(self, count=1, timeout=30, **fields):
+        seen = [observation(i) for i in range(count)]
+        request = pb.PredictRequest(**{"task": TASK, "observations": seen} | fields)
+        return self.prior.Predict(request, timeout=timeout)
+
+    def upload(self, count=12, run="run", returns=None, task=TASK):
+        returns = returns or [1.0] * count
+        samples = [
+            pb.Sample(observation=observation(i), action=[0.5], return_to_go=g) for i, g in enumerate(returns)
+        ]
+        parts = [samples[i : i + 5] for i in range(0, count, 5)]
+        messages = [pb.UploadSamplesRequest(header=pb.UploadHeader(task=task, run=run))]
+        messages += [pb.UploadSamplesRequest(chunk=pb.SampleChunk(samples=part)) for part in parts]
+        return self.tuning.UploadSamples(iter(messages), timeout=30)
+
+    def tune(self, run="run", activate=False, parent="base", **fields):
+        dataset = self.upload(run=run).dataset
+        request = pb.StartTuningRequest(
+            run=run, dataset=dataset, parent=parent, config=CONFIG, activate=activate, **fields
+        )
+        return self.watch(self.tuning.StartTuning(request, timeout=30).job)[-1]
+
+    def watch(self, job):
+        return list(self.tuning.WatchTuning(pb.WatchTuningRequest(job=job), timeout=120))
+
+    def status(self):
+        return self.health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+
+    def canary(self):
+        assert self.ask().predictions[0].status == pb.REPLY_STATUS_OK
+
+
+def frame(seed=0, height=84, width=84, channels=3, data=None):
+    if data is None:
+        data = np.random.default_rng(seed).bytes(height * width * channels)
+    return pb.Frame(height=height, width=width, channels=channels, data=data)
+
+
+def observation(seed=0, state=None, **fields):
+    return pb.Observation(frame=frame(seed, **fields), state=state or {})
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    torch.set_num_threads(1)
+    return models.load("tiny", "cpu")
+
+
+@pytest.fixture(scope="module")
+def start(vlm):
+    """Starts servers in this process; all are stopped at the end of the module."""
+    running = []
+
+    def run(folder, limits=SMALL, **settings):
+        made = server.Server(vlm, folder, limits, **settings)
+        client = Client(made.start("127.0.0.1:0"))
+        running.append((made, client))
+        return made, client
+
+    yield run
+    for made, client in running:
+        client.channel.close()
+        made.stop(0)
+
+
+@pytest.fixture(scope="module")
+def client(start, tmp_path_factory):
+    return start(tmp_path_factory.mktemp("adapters"))[1]
+
+
+class FakeEngine:
+    """Answers every question with ``text``, once ``gate`` is open; counts frames that it computed."""
+
+    def __init__(self, vlm):
+        self.text, self.frames = "slide: 0.25", 0
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def predict(self, task, observations, adapter, constrained, max_new_tokens, should_stop):
+        self.entered.set()
+        while not self.gate.wait(0.005) and not should_stop():
+            pass
+        if self.text == "raise":
+            raise RuntimeError("/secret/path of the model")
+        self.frames += len(observations)
+        return [Reply(self.text, 3)] * len(observations), SimpleNamespace(encode_ms=1.0, generate_ms=2.0)
+
+
+@pytest.fixture
+def fake(start, tmp_path, monkeypatch):
+    """(client, engine) of a server whose engine is the fake one."""
+    engines = []
+
+    def make(vlm):
+        engines.append(FakeEngine(vlm))
+        return engines[-1]
+
+    monkeypatch.setattr(server, "Engine", make)
+    client = start(tmp_path, max_batch=1, max_delay_ms=0)[1]
+    yield client, engines[0]
+    engines[0].gate.set()
+
+
+def refused(call):
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    details = caught.value.details()
+    assert "\n" not in details and len(details) < 400
+    return caught.value.code().name, details
+
+
+def test_info_publishes_limits_and_tasks(client, vlm):
+    info = client.prior.GetServerInfo(pb.GetServerInfoRequest(), timeout=5)
+    assert info.protocol_version.split(".")[0] == "1"
+    assert (info.model, info.model_type, info.parameters) == ("tiny", "qwen2_5_vl", vlm.parameters)
+    assert len(info.model_digest) == 64
+    assert info.limits.max_frames_per_request == 8 and info.limits.max_queue == 8
+    assert [t.name for t in info.tasks] == list(tasks.TASKS)
+    drive = next(t for t in info.tasks if t.name == "carla/highway")
+    assert [a.name for a in drive.actions] == ["steer", "throttle"] and list(drive.state) == ["speed", "yaw"]
+
+
+def test_answers_come_in_order_and_do_not_depend_on_company(client, vlm):
+    reply = client.ask(5)
+    alone = [client.ask(observations=[observation(i)]) for i in range(5)]
+    assert [p.text for p in reply.predictions] == [r.predictions[0].text for r in alone]
+    assert reply.adapter.version == "base" and reply.adapter.digest == vlm.digest
+    assert reply.timings.batch_size == 5 and reply.timings.generate_ms > 0
+    for prediction in reply.predictions:
+        action, status = tasks.get(TASK).parse(prediction.text)
+        assert status == "ok" and prediction.action == pytest.approx(action) and prediction.new_tokens > 0
+        assert prediction.prompt == tasks.get(TASK).prompt(style="short")
+
+
+@pytest.mark.parametrize("name", sorted(tasks.TASKS))
+def test_every_task_can_be_asked(client, name):
+    reply = client.ask(task=name, decoding=pb.Decoding(constraint=pb.Decoding.CONSTRAINT_TEMPLATE))
+    assert reply.predictions[0].status == pb.REPLY_STATUS_OK
+    assert len(reply.predictions[0].action) == len(tasks.get(name).actions)
+
+
+WRONG = {
+    "unknown task": (dict(task="dmc/cartpole/swing"), "NOT_FOUND", "did you mean"),
+    "long task": (dict(task="x" * 100_000), "NOT_FOUND", "unknown task"),
+    "path as run": (dict(run="../../etc"), "INVALID_ARGUMENT", "run:"),
+    "upper case run": (dict(run="Run"), "INVALID_ARGUMENT", "run:"),
+    "newline after run": (dict(run="run\n"), "INVALID_ARGUMENT", "run:"),
+    "long run": (dict(run="r" * 65), "INVALID_ARGUMENT", "run:"),
+    "path as adapter": (dict(run="run", adapter="../v1"), "INVALID_ARGUMENT", "adapter:"),
+    "adapter of no run": (dict(adapter="v1"), "INVALID_ARGUMENT", "needs a run"),
+    "unknown adapter": (dict(run="run", adapter="v99"), "NOT_FOUND", "v99"),
+    "no frames": (dict(observations=[]), "INVALID_ARGUMENT", "1 to 8"),
+    "many frames": (dict(observations=[observation()] * 9), "INVALID_ARGUMENT", "1 to 8"),
+    "empty observation": (dict(observations=[pb.Observation()]), "INVALID_ARGUMENT", "channels"),
+    "1x1": (dict(observations=[observation(height=1, width=1)]), "INVALID_ARGUMENT", "height"),
+    "wide": (dict(observations=[observation(width=129)]), "INVALID_ARGUMENT", "width"),
+    "grey": (dict(observations=[observation(channels=1)]), "INVALID_ARGUMENT", "channels"),
+    "short data": (dict(observations=[observation(data=b"0" * 21167)]), "INVALID_ARGUMENT", "21168 bytes"),
+    "long data": (dict(observations=[observation(data=b"0" * 21169)]), "INVALID_ARGUMENT", "21168 bytes"),
+    "overflow": (
+        dict(observations=[observation(height=2**32 - 1, width=2**32 - 1, data=b"")]),
+        "INVALID_ARGUMENT",
+        "height",
+    ),
+    "mixed sizes": (
+        dict(observations=[observation(), observation(height=64)]),
+        "INVALID_ARGUMENT",
+        "observations[1]",
+    ),
+    "unknown state": (dict(observations=[observation(state={"x" * 9999: 1.0})]), "INVALID_ARGUMENT", "state"),
+    "NaN state": (
+        dict(task="carla/highway", observations=[observation(state={"speed": float("nan")})]),
+        "INVALID_ARGUMENT",
+        "speed",
+    ),
+    "huge state": (
+        dict(task="carla/highway", observations=[observation(state={"yaw": 1e300})]),
+        "INVALID_ARGUMENT",
+        "yaw",
+    ),
+    "many tokens": (dict(decoding=pb.Decoding(max_new_tokens=2**31)), "INVALID_ARGUMENT", "max_new_tokens"),
+    "unknown constraint": (dict(decoding=pb.Decoding(constraint=7)), "INVALID_ARGUMENT", "constraint"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_questions_are_refused_by_name_and_the_server_goes_on(client, case):
+    fields, code, words = WRONG[case]
+    got, details = refused(lambda: client.ask(**fields))
+    assert got == code and words in details
+    client.canary()
+
+
+def test_oversized_message_is_refused(client):
+    got, _ = refused(lambda: client.ask(observations=[observation(data=b"0" * (5 * 2**20))]))
+    assert got == "RESOURCE_EXHAUSTED"
+    client.canary()
+
+
+def test_random_bytes_on_the_socket_and_in_messages_do_no_harm(client):
+    host, port = client.address.rsplit(":", 1)
+    rng = np.random.default_rng(0)
+    for length in (1, 24, 1000, 100_000):
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            try:
+                raw.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" * (length % 2) + rng.bytes(length))
+            except OSError:
+                pass  # hung up on, as it should
+    for name in ("PriorService/Predict", "TuningService/StartTuning", "AdapterService/DeleteAdapter"):
+        for length in (1, 10, 1000):
+            call = client.channel.unary_unary(f"/covr.prior.v1.{name}")
+            code, _ = refused(lambda call=call, length=length: call(rng.bytes(length), timeout=10))
+            assert code in ("INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND")
+    client.canary()
+
+
+def test_malformed_and_clipped_replies_are_data(fake):
+    client, engine = fake
+    engine.text = "I would push left"
+    prediction = client.ask().predictions[0]
+    assert prediction.status == pb.REPLY_STATUS_MALFORMED and not prediction.action
+    assert prediction.text == "I would push left" and prediction.new_tokens == 3
+    engine.text = "slide: -7"
+    prediction = client.ask().predictions[0]
+    assert prediction.status == pb.REPLY_STATUS_CLIPPED and list(prediction.action) == [-1.0]
+
+
+def test_inner_errors_tell_an_id_and_nothing_else(fake, caplog):
+    client, engine = fake
+    engine.text = "raise"
+    code, details = refused(client.ask)
+    assert code == "INTERNAL" and "secret" not in details
+    assert "/secret/path" in caplog.text and details.split()[2].rstrip(";") in caplog.text
+    engine.text = "slide: 0.25"
+    client.canary()
+
+
+def test_full_queue_is_refused_and_late_questions_are_not_computed(fake):
+    client, engine = fake
+    engine.entered.clear()
+    engine.gate.clear()
+    before = engine.frames
+    one = pb.PredictRequest(task=TASK, observations=[observation()])
+    first = client.prior.Predict.future(one, timeout=30)
+    assert engine.entered.wait(5)
+    code, _ = refused(lambda: client.ask(8, timeout=0.3))
+    assert code == "DEADLINE_EXCEEDED"
+    waiting = client.prior.Predict.future(
+        pb.PredictRequest(task=TASK, observations=[observation()] * 8), timeout=30
+    )
+    time.sleep(0.2)
+    code, details = refused(client.ask)
+    assert code == "RESOURCE_EXHAUSTED" and "queue" in details
+    engine.gate.set()
+    assert len(first.result().predictions) == 1 and len(waiting.result().predictions) == 8
+    assert engine.frames == before + 9
+
+
+def test_health_follows_the_life_of_the_server(vlm, tmp_path, monkeypatch):
+    seen = []
+    made = server.Server(vlm, tmp_path, SMALL)
+    warm_up = made._warm_up
+    monkeypatch.setattr(made, "_warm_up", lambda: (seen.append(dict(made._health._server_status)), warm_up()))
+    client = Client(made.start("127.0.0.1:0"))
+    assert set(seen[0].values()) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+    assert client.status() == health_pb2.HealthCheckResponse.SERVING
+    for name in server.SERVICES:
+        request = health_pb2.HealthCheckRequest(service=name)
+        assert client.health.Check(request, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+    made.stop(1)
+    assert refused(client.ask)[0] == "UNAVAILABLE"
+    client.channel.close()
+
+
+def test_drain_lets_running_calls_end(fake, start, tmp_path, vlm, monkeypatch):
+    engine = FakeEngine(vlm)
+    monkeypatch.setattr(server, "Engine", lambda _: engine)
+    made = server.Server(vlm, tmp_path / "drain", SMALL)
+    client = Client(made.start("127.0.0.1:0"))
+    engine.entered.clear()
+    engine.gate.clear()
+    one = pb.PredictRequest(task=TASK, observations=[observation()])
+    running = client.prior.Predict.future(one, timeout=30)
+    assert engine.entered.wait(5)
+    stopping = threading.Thread(target=made.stop, args=(20,))
+    stopping.start()
+    time.sleep(0.2)
+    assert refused(lambda: client.ask(timeout=2))[0] == "UNAVAILABLE"
+    engine.gate.set()
+    assert running.result().predictions[0].action == pytest.approx([0.25])
+    stopping.join(20)
+    assert not stopping.is_alive()
+    client.channel.close()
+
+
+def test_reflection_lists_the_services(client, start, tmp_path):
+    names = ProtoReflectionDescriptorDatabase(client.channel).get_services()
+    assert {*server.SERVICES, "grpc.health.v1.Health"} <= set(names)
+    silent = start(tmp_path, reflect=False)[1]
+    with pytest.raises(grpc.RpcError):
+        ProtoReflectionDescriptorDatabase(silent.channel).get_services()
+
+
+def test_upload_digest_is_the_documented_one(client):
+    expected = hashlib.sha256(b"dmc/cartpole/swingup\n")
+    for i in range(2):
+        expected.update(struct.pack("<II", 84, 84) + frame(i).data)
+        expected.update(struct.pack("<f", 0.5) + struct.pack("<d", 2.5))
+    reply = client.upload(2, returns=[2.5, 2.5])
+    assert reply.digest == expected.hexdigest() and reply.samples == 2
+    assert client.upload(2, returns=[2.5, 2.5]).dataset == reply.dataset
+    assert client.upload(2, returns=[2.5, 2.6]).dataset != reply.dataset
+    assert client.upload(2, returns=[2.5, 2.5], run="other").dataset != reply.dataset
+
+
+def sample(**fields):
+    return pb.Sample(**{"observation": observation(), "action": [0.0], "return_to_go": 0.0} | fields)
+
+
+BIG = observation(height=128, width=128)
+HEADER = pb.UploadSamplesRequest(header=pb.UploadHeader(task=TASK, run="run"))
+
+
+def chunk(*samples):
+    return pb.UploadSamplesRequest(chunk=pb.SampleChunk(samples=samples))
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "words"),
+    [
+        ([], "INVALID_ARGUMENT", "header"),
+        ([chunk(sample())], "INVALID_ARGUMENT", "header"),
+        ([HEADER], "INVALID_ARGUMENT", "at least one"),
+        ([HEADER, HEADER], "INVALID_ARGUMENT", "chunk"),
+        ([HEADER, chunk(sample(action=[]))], "INVALID_ARGUMENT", "samples[0].action"),
+        ([HEADER, chunk(sample(), sample(action=[1.5]))], "INVALID_ARGUMENT", "samples[1].action"),
+        ([HEADER, chunk(sample(action=[float("nan")]))], "INVALID_ARGUMENT", "samples[0].action"),
+        ([HEADER, chunk(sample(return_to_go=float("inf")))], "INVALID_ARGUMENT", "return_to_go"),
+        ([HEADER, chunk(sample(observation=observation(height=1)))], "INVALID_ARGUMENT", "frame.height"),
+        ([HEADER] + [chunk(sample())] * 41, "INVALID_ARGUMENT", "40"),
+        ([HEADER] + [chunk(sample(observation=BIG))] * 40, "RESOURCE_EXHAUSTED", "bytes"),
+        ([pb.UploadSamplesRequest(header=pb.UploadHeader(task="x", run="run"))], "NOT_FOUND", "task"),
+        ([pb.UploadSamplesRequest(header=pb.UploadHeader(task=TASK, run="/etc"))], "INVALID_ARGUMENT", "run"),
+    ],
+)
+def test_wrong_uploads_are_refused(client, messages, code, words):
+    got, details = refused(lambda: client.tuning.UploadSamples(iter(messages), timeout=30))
+    assert got == code and words in details
+    client.upload(40)  # and left no trace in the quota
+
+
+def test_tuning_changes_answers_only_at_activation_and_survives_a_restart(start, tmp_path, vlm):
+    made, client = start(tmp_path)
+    before = [p.text for p in client.ask(8).predictions]
+    last = client.tune()
+    assert last.state == pb.JOB_STATE_DONE and not last.result.activated and (last.step, last.steps) == (3, 3)
+    assert last.result.adapter.version == "v1" and last.result.holdout_samples == 3
+    assert last.result.train_samples == 9 and last.result.weight_mean == 1.0 and last.result.seconds > 0
+    unchanged = client.ask(8, run="run")
+    assert [p.text for p in unchanged.predictions] == before and unchanged.adapter.version == "base"
+
+    second = client.tune(activate=True, parent="v1")
+    assert second.result.activated and second.result.adapter.version == "v2"
+    tuned = client.ask(8, run="run")
+    assert tuned.adapter == second.result.adapter
+    assert [p.text for p in tuned.predictions] != before
+    assert [p.text for p in client.ask(8).predictions] == before
+    assert client.ask(run="other").adapter.version == "base"
+    assert client.ask(run="run", adapter="v1").adapter == last.result.adapter
+
+    versions = client.adapters.ListAdapters(pb.ListAdaptersRequest(run="run"), timeout=5).adapters
+    assert [(v.adapter.version, v.parent, v.active) for v in versions] == [
+        ("base", "", False),
+        ("v1", "base", False),
+        ("v2", "v1", True),
+    ]
+    weights = tmp_path / "run" / "v2" / "adapter_model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == second.result.adapter.digest
+    made.stop(0)
+
+    again = start(tmp_path)[1]
+    reply = again.ask(8, run="run")
+    assert reply.adapter == second.result.adapter
+    assert [p.text for p in reply.predictions] == [p.text for p in tuned.predictions]
+    rolled = again.adapters.ActivateAdapter(pb.ActivateAdapterRequest(run="run", version="base"), timeout=5)
+    assert rolled.adapter.version == "base" and rolled.adapter.digest == vlm.digest
+    assert [p.text for p in again.ask(8, run="run").predictions] == before
+
+
+def test_adapters_can_be_deleted_unless_active_or_in_use(start, tmp_path):
+    _, client = start(tmp_path, max_resident=1)
+    assert client.tune(activate=True).result.adapter.version == "v1"
+    assert client.tune().result.adapter.version == "v2"
+
+    def delete(version):
+        return client.adapters.DeleteAdapter(pb.DeleteAdapterRequest(run="run", version=version), timeout=30)
+
+    assert refused(lambda: delete("v1"))[0] == "FAILED_PRECONDITION"
+    assert refused(lambda: delete("base"))[0] == "INVALID_ARGUMENT"
+    assert refused(lambda: delete("v7"))[0] == "NOT_FOUND"
+    assert refused(lambda: delete("../v2"))[0] == "INVALID_ARGUMENT"
+    for version in ("v1", "v2", "v1"):  # one fits in memory
+        assert client.ask(run="run", adapter=version).adapter.version == version
+    delete("v2")
+    assert refused(lambda: client.ask(run="run", adapter="v2"))[0] == "NOT_FOUND"
+    assert client.ask(run="run").adapter.version == "v1"
+    assert client.tune().result.adapter.version == "v3"  # a number is never given twice
+    assert client.tune().result.adapter.version == "v4"
+    dataset = client.upload().dataset
+    start_request = pb.StartTuningRequest(run="run", dataset=dataset, config=CONFIG)
+    code, details = refused(lambda: client.tuning.StartTuning(start_request, timeout=5))
+    assert code == "RESOURCE_EXHAUSTED" and "3 adapter versions" in details
+
+
+def test_a_damaged_adapter_is_not_activated(start, tmp_path):
+    _, client = start(tmp_path)
+    assert client.tune().state == pb.JOB_STATE_DONE
+    weights = tmp_path / "run" / "v1" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-7] ^= 1
+    weights.write_bytes(data)
+    request = pb.ActivateAdapterRequest(run="run", version="v1")
+    assert refused(lambda: client.adapters.ActivateAdapter(request, timeout=30))[0] == "FAILED_PRECONDITION"
+    assert client.ask(run="run").adapter.version == "base"
+    client.canary()
+
+
+def test_jobs_are_idempotent_cancellable_bounded_and_fail_alone(start, tmp_path):
+    _, client = start(tmp_path)
+    dataset = client.upload().dataset
+    slow = pb.TuningConfig(rank=4, epochs=1000, batch_size=4)
+
+    def begin(request_id="", config=slow, run="run", dataset=dataset, parent="base"):
+        request = pb.StartTuningRequest(
+            run=run, dataset=dataset, parent=parent, config=config, request_id=request_id, activate=True
+        )
+        return client.tuning.StartTuning(request, timeout=10).job
+
+    def cancel(job):
+        return client.tuning.CancelTuning(pb.CancelTuningRequest(job=job), timeout=10).state
+
+    first = begin("once")
+    assert begin("once") == first
+    stream = client.tuning.WatchTuning(pb.WatchTuningRequest(job=first), timeout=60)
+    assert next(m for m in stream if m.step >= 2).state == pb.JOB_STATE_RUNNING
+    client.canary()  # answers go on meanwhile
+    second, third = begin(), begin()
+    code, details = refused(begin)
+    assert code == "RESOURCE_EXHAUSTED" and "queue" in details
+    assert cancel(second) == pb.JOB_STATE_CANCELLED
+    cancel(first)
+    cancel(third)
+    assert [client.watch(job)[-1].state for job in (first, second, third)] == [pb.JOB_STATE_CANCELLED] * 3
+    assert len(client.adapters.ListAdapters(pb.ListAdaptersRequest(run="run"), timeout=5).adapters) == 1
+
+    hopeless = client.upload(returns=[-1.0] * 12).dataset
+    failed = client.watch(begin(dataset=hopeless))[-1]
+    assert failed.state == pb.JOB_STATE_FAILED and "positive weight" in failed.error
+    assert refused(lambda: begin(run="other"))[0] == "NOT_FOUND"
+    assert refused(lambda: begin(dataset="d" * 10_000))[0] == "NOT_FOUND"
+    assert refused(lambda: begin(parent="v9"))[0] == "NOT_FOUND"
+    assert refused(lambda: begin(parent="../v1"))[0] == "INVALID_ARGUMENT"
+    assert refused(lambda: begin("two words"))[0] == "INVALID_ARGUMENT"
+    for wrong in (dict(rank=10**6), dict(learning_rate=float("nan")), dict(holdout=0.9), dict(targets=9)):
+        code, details = refused(lambda wrong=wrong: begin(config=pb.TuningConfig(**wrong)))
+        assert code == "INVALID_ARGUMENT" and f"config.{next(iter(wrong))}" in details
+    for call in (client.watch, cancel):
+        assert refused(lambda call=call: call("nobody"))[0] == "NOT_FOUND"
+    client.canary()
+
+
+def test_unix_socket_is_for_its_owner_alone(vlm, tmp_path):
+    made = server.Server(vlm, tmp_path / "adapters", SMALL)
+    path = tmp_path / "s"
+    client = Client(made.start(f"unix:{path}"))
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    client.canary()
+    client.channel.close()
+    made.stop(0)
+
+
+def test_a_taken_port_is_refused(vlm, client, tmp_path):
+    made = server.Server(vlm, tmp_path, SMALL)
+    with pytest.raises(ValueError, match="in use"):
+        made.start(client.address)
+    made.stop(0)

@@ -1,0 +1,249 @@
+"""Adapter versions on disk: immutable, numbered per run, with a digest of every byte.
+
+    root/<run>/v<n>/adapter_model.safetensors   peft's layout
+                    adapter_config.json
+                    manifest.json               lineage, and the sha256 of every file, its own included
+    root/<run>/run.json                         the active version and the newest number ever given
+
+A version appears by one rename and never changes after. One process at a time owns a root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vlm_server import sealed_files
+from vlm_server.lora import WEIGHTS, AdapterInvalid
+
+BASE = "base"  # the model without an adapter: always exists, never on disk
+_RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VERSION = re.compile(r"v([1-9][0-9]{0,8})")
+
+
+class AdapterNotFound(Exception):
+    """No such run or version."""
+
+
+class AdapterCorrupt(AdapterInvalid):
+    """Files are not what was written, or hold values that are not finite."""
+
+
+class AdapterMismatch(AdapterInvalid):
+    """The version was tuned on another base model."""
+
+
+class AdapterInUse(Exception):
+    """The version is active or held, and cannot be deleted."""
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """One version of one run."""
+
+    run: str
+    version: str
+    digest: str  # sha256 of the weights file, hex
+    parent: str  # the version that it went on from, or "base"
+    manifest: dict[str, Any]
+    folder: Path
+
+
+class AdapterStore:
+    """All versions under one root. Safe to call from several threads."""
+
+    def __init__(self, root: Path | str, model_digest: str):
+        """
+        Args:
+            model_digest: sha256 of the base model whose adapters are made and served here, hex.
+        """
+        self._root, self._model_digest = Path(root), model_digest
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._holds: Counter[tuple[str, str]] = Counter()
+        for leftover in self._root.glob("*/.new-*"):  # of a process that died while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def create(self, run: str, write: Callable[[Path], dict[str, Any]]) -> AdapterRecord:
+        """Adds the next version of ``run``.
+
+        Args:
+            write: writes the adapter's files into the empty folder that it is given and returns its manifest,
+                JSON values only; ``parent`` names the version that it went on from, "base" if it is absent.
+
+        Raises:
+            ValueError: bad run name, or a manifest that is not JSON.
+            AdapterCorrupt: the weights that were written are not finite. Nothing is added.
+        """
+        runs = self._run_folder(run)
+        runs.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".new-", dir=runs))
+        try:
+            manifest = dict(write(folder))
+            manifest.setdefault("parent", BASE)
+            _check_finite(folder)
+            with self._lock:
+                state = self._state(run)
+                newest = max([state["newest"], *(_number(v) for v in self._versions(run))]) + 1
+                manifest |= {"run": run, "version": f"v{newest}", "model_digest": self._model_digest}
+                manifest["files"] = {p.name: sealed_files.sha256(p) for p in sorted(folder.iterdir())}
+                sealed_files.write_durably(folder / "manifest.json", sealed_files.seal(manifest))
+                for file in folder.iterdir():
+                    sealed_files.sync(file)
+                sealed_files.sync(folder)
+                os.rename(folder, runs / f"v{newest}")
+                self._set_state(run, state | {"newest": newest})
+                return self.get(run, f"v{newest}")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def list(self, run: str) -> list[AdapterRecord]:
+        """All versions of ``run``, oldest first; none for a run that is not known."""
+        with self._lock:
+            return [self.get(run, version) for version in self._versions(run)]
+
+    def get(self, run: str, version: str) -> AdapterRecord:
+        """The record of a version, its weights unread.
+
+        Raises:
+            AdapterNotFound: no such version.
+            AdapterCorrupt: its manifest is not what was written.
+        """
+        folder = self._version_folder(run, version)
+        manifest = _read(folder / "manifest.json")
+        if (manifest.get("run"), manifest.get("version")) != (run, version) or WEIGHTS not in manifest[
+            "files"
+        ]:
+            raise AdapterCorrupt(f"adapter {run}/{version}: its manifest describes something else")
+        return AdapterRecord(run, version, manifest["files"][WEIGHTS], manifest["parent"], manifest, folder)
+
+    def verify(self, run: str, version: str) -> AdapterRecord:
+        """The record of a version, after a check of every byte of its files and of its values.
+
+        Raises:
+            AdapterNotFound: no such version.
+            AdapterCorrupt: a file is missing, was added or changed, or a value is not finite.
+            AdapterMismatch: it was tuned on another base model.
+        """
+        record = self.get(run, version)
+        if record.manifest["model_digest"] != self._model_digest:
+            raise AdapterMismatch(f"adapter {run}/{version} was tuned on another base model")
+        present = {p.name for p in record.folder.iterdir()} - {"manifest.json"}
+        if present != set(record.manifest["files"]):
+            raise AdapterCorrupt(f"adapter {run}/{version}: files are missing or were added")
+        for name, digest in record.manifest["files"].items():
+            if sealed_files.sha256(record.folder / name) != digest:
+                raise AdapterCorrupt(f"adapter {run}/{version}: {name} has changed since it was written")
+        _check_finite(record.folder)
+        return record
+
+    def active(self, run: str) -> str:
+        """The version that answers when a request names none; "base" until one is activated."""
+        with self._lock:
+            return self._state(run)["active"]
+
+    def activate(self, run: str, version: str) -> None:
+        """Makes a version, or "base", the active one.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt, AdapterMismatch: as ``verify``; the active version stays.
+        """
+        with self._lock:
+            if version != BASE:
+                self.verify(run, version)
+            elif not self._run_folder(run).is_dir():
+                return  # active already
+            self._set_state(run, self._state(run) | {"active": version})
+
+    def delete(self, run: str, version: str) -> None:
+        """Removes a version for good; its number is never given again.
+
+        Raises:
+            AdapterNotFound: no such version.
+            AdapterInUse: it is active or held.
+        """
+        with self._lock:
+            folder = self._version_folder(run, version)
+            if self._state(run)["active"] == version:
+                raise AdapterInUse(f"adapter {run}/{version} is the active one; activate another first")
+            if self._holds[run, version]:
+                raise AdapterInUse(f"adapter {run}/{version} is in use")
+            grave = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+            os.rename(folder, grave / version)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    @contextmanager
+    def hold(self, run: str, version: str) -> Iterator[AdapterRecord]:
+        """Keeps a version from being deleted while its holder works with it.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt: as ``get``.
+        """
+        with self._lock:
+            record = self.get(run, version)
+            self._holds[run, version] += 1
+        try:
+            yield record
+        finally:
+            with self._lock:
+                self._holds[run, version] -= 1
+
+    def _run_folder(self, run: str) -> Path:
+        if not _RUN.fullmatch(run):
+            raise ValueError(f"run must match [a-z0-9][a-z0-9_-]{{0,63}}, not {run[:80]!r}")
+        return self._root / run
+
+    def _version_folder(self, run: str, version: str) -> Path:
+        folder = self._run_folder(run) / version
+        if not _VERSION.fullmatch(version) or not folder.is_dir():
+            raise AdapterNotFound(f"run {run!r} has no adapter {version[:80]!r}")
+        return folder
+
+    def _versions(self, run: str) -> list[str]:
+        folder = self._run_folder(run)
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        return sorted((name for name in names if _VERSION.fullmatch(name)), key=_number)
+
+    def _state(self, run: str) -> dict[str, Any]:
+        file = self._run_folder(run) / "run.json"
+        if not file.is_file():
+            return {"active": BASE, "newest": 0}
+        return _read(file)
+
+    def _set_state(self, run: str, state: dict[str, Any]) -> None:
+        file = self._run_folder(run) / "run.json"
+        sealed_files.write_durably(file.with_suffix(".new"), sealed_files.seal(state))
+        os.replace(file.with_suffix(".new"), file)
+        sealed_files.sync(file.parent)
+
+
+def _number(version: str) -> int:
+    return int(_VERSION.fullmatch(version)[1])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return sealed_files.unseal(file)
+    except ValueError as error:
+        raise AdapterCorrupt(str(error)) from None
+
+
+def _check_finite(folder: Path) -> None:
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            bad = [key for key in file.keys() if not bool(file.get_tensor(key).isfinite().all())]
+    except (OSError, SafetensorError):
+        raise AdapterCorrupt(f"{WEIGHTS} is missing or unreadable") from None
+    if bad:
+        raise AdapterCorrupt(f"{WEIGHTS}: {bad[0]} holds values that are not finite")

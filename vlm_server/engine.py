@@ -1,0 +1,164 @@
+"""Answers to questions about pictures, from the base model or one of its adapters.
+
+An engine is not safe to use from two threads: whoever builds it calls it from one thread alone
+(``batching.Batcher`` is that thread in a server).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from vlm_server import lora
+from vlm_server.decoding import Constraint, TemplateProcessor, Vocabulary
+from vlm_server.models import Vlm
+from vlm_server.tasks import Task
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One picture, uint8 [H,W,3] RGB, and named scalars that the task's prompt may mention."""
+
+    frame: np.ndarray
+    state: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's raw text, and the tokens that it took, the end token not counted."""
+
+    text: str
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds."""
+
+    encode_ms: float
+    generate_ms: float
+
+
+class Engine:
+    """Serves one model from a module tree of its own; adapters come and go between calls."""
+
+    def __init__(self, vlm: Vlm):
+        self._vlm = vlm
+        self._tree = lora.twin(vlm.model)
+        self._names: dict[str, str] = {}  # key -> peft's name, never used twice
+        self._added = 0
+        self._selected: str | None = None
+        self._vocabulary: Vocabulary | None = None  # built when first needed: seconds for a large tokenizer
+        self._constraints: dict[tuple, Constraint] = {}
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Keys of the adapters in memory."""
+        return tuple(self._names)
+
+    def add_adapter(self, key: str, folder: Path) -> None:
+        """Loads the adapter of ``folder`` (``adapters.AdapterStore`` checks its digest) under ``key``.
+
+        Raises:
+            ValueError: the key is taken.
+            lora.AdapterInvalid: the files do not fit the model, or hold values that are not finite.
+        """
+        if key in self._names:
+            raise ValueError(f"adapter {key!r} is loaded already")
+        self._added += 1
+        name = f"adapter{self._added}"
+        try:
+            lora.add_saved(self._tree, folder, name)
+            self._names[key] = name
+        finally:
+            lora.select(self._tree, self._selected)
+
+    def remove_adapter(self, key: str) -> None:
+        """Frees an adapter's memory.
+
+        Raises:
+            KeyError: no adapter of this key is loaded.
+        """
+        name = self._names.pop(key)
+        if self._selected == name:
+            self._selected = None
+        lora.remove(self._tree, name)
+        lora.select(self._tree, self._selected)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        task: Task,
+        observations: Sequence[Observation],
+        adapter: str | None = None,
+        constrained: bool = False,
+        max_new_tokens: int = 64,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> tuple[list[Reply], Timings]:
+        """Greedy replies, in the order of the observations.
+
+        Args:
+            adapter: key of a loaded adapter; None: the base model.
+            constrained: only replies that ``task.parse`` accepts can be written. They always end, so that
+                ``max_new_tokens`` does not bound them.
+            should_stop: asked after each token; True ends the call with replies cut short.
+
+        Raises:
+            KeyError: no adapter of this key is loaded.
+        """
+        started = time.perf_counter()
+        self._select(None if adapter is None else self._names[adapter])
+        style = self._vlm.defaults.prompt_style
+        prompts = [task.prompt(each.state, style) for each in observations]
+        batch = self._vlm.encoder(prompts, [each.frame for each in observations])
+        batch = {key: value.to(self._vlm.device) for key, value in batch.items()}
+        encoded = time.perf_counter()
+
+        constraint = self._constraint(task) if constrained else None
+        processor = TemplateProcessor(constraint, len(observations)) if constraint else None
+        tokens = self._tree.generate(
+            **batch,
+            max_new_tokens=constraint.max_tokens if constraint else max_new_tokens,
+            logits_processor=LogitsProcessorList([processor] if processor else []),
+            stopping_criteria=StoppingCriteriaList([_Stop(processor, should_stop)]),
+        )
+        rows = tokens[:, batch["input_ids"].shape[1] :].tolist()
+        replies = [self._reply(row) for row in rows]
+        return replies, Timings((encoded - started) * 1e3, (time.perf_counter() - encoded) * 1e3)
+
+    def _select(self, name: str | None) -> None:
+        if name != self._selected:
+            lora.select(self._tree, name)
+            self._selected = name
+
+    def _constraint(self, task: Task) -> Constraint:
+        fields = tuple(task.template())
+        if fields not in self._constraints:
+            self._vocabulary = self._vocabulary or Vocabulary(self._vlm.tokenizer)
+            self._constraints[fields] = Constraint(self._vocabulary, fields)
+        return self._constraints[fields]
+
+    def _reply(self, tokens: list[int]) -> Reply:
+        generation = self._vlm.model.generation_config
+        ends = (*generation.eos_token_id, generation.pad_token_id)
+        length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        text = self._vlm.tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        return Reply(text, length)
+
+
+class _Stop(StoppingCriteria):
+    """Ends a call when nobody waits for it any more, or when every reply fills its template."""
+
+    def __init__(self, processor: TemplateProcessor | None, should_stop: Callable[[], bool] | None):
+        self._processor, self._should_stop = processor, should_stop
+
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+        stop = self._should_stop is not None and self._should_stop()
+        stop = stop or (self._processor is not None and self._processor.complete(input_ids[:, -1].tolist()))
+        return torch.full((len(input_ids),), bool(stop), device=input_ids.device)

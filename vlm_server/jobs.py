@@ -1,0 +1,183 @@
+"""Tuning jobs: one worker, first come first served, each watched by any number of callers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+ENDED = (DONE, FAILED, CANCELLED)
+MAX_ENDED = 256  # ended jobs that are remembered
+
+
+class QueueFull(Exception):
+    """Too many jobs are waiting."""
+
+
+class JobFailed(Exception):
+    """A job failed for a reason that its caller may read."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands."""
+
+    state: str = QUEUED
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    result: Any = None  # when done
+    error: str = ""  # when failed
+
+
+@dataclass(eq=False)
+class Job:
+    """One piece of work and where it stands."""
+
+    run: str
+    work: Callable[[Job], Any] | None  # None once the job has ended
+    finally_do: Callable[[], None] | None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    progress: Progress = Progress()
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def report(self, step: int, steps: int, loss: float) -> None:
+        """Called by the work after each step."""
+        self._set(step=step, steps=steps, loss=loss)
+
+    def _set(self, **changes: Any) -> None:
+        with self.changed:
+            self.progress = replace(self.progress, **changes)
+            self.changed.notify_all()
+
+
+class Jobs:
+    """Runs jobs one at a time on a thread of its own."""
+
+    def __init__(self, max_queued: int):
+        self._max_queued = max_queued
+        self._jobs: dict[str, Job] = {}
+        self._requests: dict[tuple[str, str], str] = {}
+        self._queue: deque[Job] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._current: Job | None = None
+        self._thread = threading.Thread(target=self._work, name="tuning", daemon=True)
+        self._thread.start()
+
+    def find(self, run: str, request_id: str) -> Job | None:
+        """The job that this run started under this request id, if any."""
+        with self._wake:
+            return self._jobs.get(self._requests.get((run, request_id), ""))
+
+    def start(
+        self, run: str, request_id: str, work: Callable[[Job], Any], finally_do: Callable[[], None]
+    ) -> Job:
+        """Queues ``work(job)``, whose value becomes the job's result. The same request id gives the same job.
+
+        Args:
+            finally_do: called once when the job has ended in any way; or at once if it is not queued.
+
+        Raises:
+            QueueFull: as many jobs wait as may, or the worker is closed.
+        """
+        job = Job(run, work, finally_do)
+        with self._wake:
+            known = self._jobs.get(self._requests.get((run, request_id), "")) if request_id else None
+            full = known is None and (self._closed or len(self._queue) >= self._max_queued)
+            if known is None and not full:
+                self._forget_old()
+                self._jobs[job.id] = job
+                if request_id:
+                    self._requests[run, request_id] = job.id
+                self._queue.append(job)
+                self._wake.notify()
+                return job
+        finally_do()
+        if full:
+            raise QueueFull
+        return known
+
+    def get(self, job_id: str) -> Job | None:
+        with self._wake:
+            return self._jobs.get(job_id)
+
+    def cancel(self, job: Job) -> Progress:
+        """Ends a job as soon as it notices; one that waits ends at once. What has ended stays as it is."""
+        job.cancelled.set()
+        with self._wake:
+            waiting = job in self._queue
+            if waiting:
+                self._queue.remove(job)
+        if waiting:
+            self._end(job, CANCELLED)
+        return job.progress
+
+    def watch(self, job: Job, alive: Callable[[], bool], poll_s: float = 0.5) -> Iterator[Progress]:
+        """Yields the progress now and after each change (the newest only) until the job has ended."""
+        seen = None
+        while alive():
+            with job.changed:
+                if job.progress is seen:
+                    job.changed.wait(poll_s)
+                if job.progress is seen:
+                    continue
+                seen = job.progress
+            yield seen
+            if seen.state in ENDED:
+                return
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Cancels all jobs and ends the worker (waiting at most ``timeout_s``)."""
+        with self._wake:
+            self._closed = True
+            open_jobs = [*self._queue, *([self._current] if self._current else [])]
+            self._wake.notify()
+        for job in open_jobs:
+            self.cancel(job)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._queue or self._closed):
+                    self._wake.wait()
+                if not self._queue:
+                    return
+                job = self._current = self._queue.popleft()
+            self._run(job)
+            with self._wake:
+                self._current = None
+
+    def _run(self, job: Job) -> None:
+        job._set(state=RUNNING)
+        try:
+            result = job.work(job)
+        except JobFailed as error:
+            self._end(job, CANCELLED) if job.cancelled.is_set() else self._end(job, FAILED, error=str(error))
+        except Exception:  # a job fails alone
+            code = uuid.uuid4().hex[:12]
+            _log.exception("tuning job %s failed (error %s)", job.id, code)
+            self._end(job, FAILED, error=f"internal error {code}; the server's log has the details")
+        else:
+            self._end(job, DONE, result=result)
+
+    def _end(self, job: Job, state: str, **changes: Any) -> None:
+        job.finally_do()
+        # Both hold on to the samples; what is remembered of a job must not.
+        job.work = job.finally_do = None
+        job._set(state=state, **changes)
+
+    def _forget_old(self) -> None:
+        ended = [job.id for job in self._jobs.values() if job.progress.state in ENDED]
+        for job_id in ended[: max(0, len(ended) - MAX_ENDED)]:
+            del self._jobs[job_id]
+        self._requests = {key: job_id for key, job_id in self._requests.items() if job_id in self._jobs}

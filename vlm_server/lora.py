@@ -1,0 +1,154 @@
+"""LoRA adapters on module trees: twins of a base model, adapters in and out of them, and their two files.
+
+The files are peft's, so that an adapter also loads with ``peft.PeftModel.from_pretrained``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from peft.functional import (
+    cast_adapter_dtype,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."  # of every key in peft's files
+
+
+class AdapterInvalid(ValueError):
+    """An adapter's files do not fit the model, or hold values that are not finite."""
+
+
+def twin(model: torch.nn.Module) -> torch.nn.Module:
+    """A module tree of its own over the same parameter storage.
+
+    peft keeps the active adapter, gradients and train mode in the modules, so that two users of one tree
+    disturb each other without an error; each user takes a twin.
+    """
+    return copy.deepcopy(model, memo={id(p): p for p in model.parameters()})
+
+
+def layers(tree: torch.nn.Module) -> list[LoraLayer]:
+    """The adapted layers of ``tree``."""
+    return [module for module in tree.modules() if isinstance(module, LoraLayer)]
+
+
+def add_fresh(tree: torch.nn.Module, config: LoraConfig, name: str, seed: int) -> None:
+    """Adds an untrained adapter: A uniform with variance 1/(3 fan-in), B zero, both float32.
+
+    Its numbers come from a generator of its own: torch's global one is shared with every other thread.
+    """
+    others = tree.__dict__.pop(
+        "peft_config", {}
+    )  # peft warns of a second adapter, which is what is meant here
+    try:
+        inject_adapter_in_model(config, tree, name)
+    finally:
+        tree.peft_config = others | tree.__dict__.get("peft_config", {})
+    cast_adapter_dtype(tree, name)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers(tree):
+        if name in layer.lora_A:
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            bound = 1 / math.sqrt(a.shape[1])
+            with torch.no_grad():
+                a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=generator))
+                b.zero_()
+
+
+def add_saved(tree: torch.nn.Module, folder: Path, name: str) -> LoraConfig:
+    """Adds the adapter of ``folder`` and returns its configuration.
+
+    Raises:
+        AdapterInvalid: unreadable files, tensors that do not fit the model, or values that are not finite.
+    """
+    try:
+        config = LoraConfig.from_pretrained(folder)
+        state = load_file(folder / WEIGHTS)
+    except Exception as error:  # peft and safetensors raise many kinds
+        raise AdapterInvalid(f"adapter files are unreadable: {error}") from None
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise AdapterInvalid(f"adapter tensor {key} is not finite")
+    add_fresh(tree, config, name, seed=0)
+    expected = {
+        _PREFIX + key: value.shape
+        for key, value in get_peft_model_state_dict(tree, adapter_name=name).items()
+    }
+    if expected != {key: value.shape for key, value in state.items()}:
+        remove(tree, name)
+        raise AdapterInvalid("adapter tensors do not fit this model's layers")
+    set_peft_model_state_dict(
+        tree, {key[len(_PREFIX) :]: value for key, value in state.items()}, adapter_name=name
+    )
+    return config
+
+
+def remove(tree: torch.nn.Module, name: str) -> None:
+    """Removes an adapter and frees its memory."""
+    for layer in layers(tree):
+        layer.set_adapter([other for other in layer.active_adapters if other != name], inference_mode=True)
+        layer.delete_adapter(name)
+    tree.peft_config.pop(name, None)
+
+
+def select(tree: torch.nn.Module, name: str | None) -> None:
+    """Makes the frozen adapter ``name`` answer; None: the base model alone."""
+    for layer in layers(tree):
+        if name is None:
+            layer.enable_adapters(False)
+        else:
+            layer.enable_adapters(True)
+            layer.set_adapter(name, inference_mode=True)
+
+
+def train_only(tree: torch.nn.Module, name: str) -> None:
+    """Makes the adapter ``name`` active and trainable, and nothing else."""
+    tree.requires_grad_(False)
+    for layer in layers(tree):
+        layer.set_adapter(name)
+
+
+def use_dropout(tree: torch.nn.Module, name: str, share: float, seed: int) -> None:
+    """Sets the adapter's dropout, with masks from a generator of the job's own."""
+    device = next(tree.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    for layer in layers(tree):
+        layer.lora_dropout[name] = SeededDropout(share, generator) if share else torch.nn.Identity()
+
+
+class SeededDropout(torch.nn.Module):
+    """Dropout from its own generator: torch's global one is shared with every other thread."""
+
+    def __init__(self, share: float, generator: torch.Generator):
+        super().__init__()
+        self._share, self._generator = share, generator
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        keep = torch.rand(x.shape, generator=self._generator, device=x.device) >= self._share
+        return x * keep / (1 - self._share)
+
+
+def state(tree: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names of its file, copied to the CPU."""
+    tensors = get_peft_model_state_dict(tree, adapter_name=name)
+    return {_PREFIX + key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+
+
+def save(folder: Path, config: LoraConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Writes an adapter's two files; equal tensors give equal bytes."""
+    save_file(dict(sorted(tensors.items())), folder / WEIGHTS)
+    config = copy.copy(config)
+    config.inference_mode = True
+    config.save_pretrained(folder)

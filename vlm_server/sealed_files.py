@@ -1,0 +1,53 @@
+"""Small JSON files that notice any change, and writes that survive a power cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def seal(fields: dict[str, Any]) -> bytes:
+    """The one way that ``fields`` are written: with their digest, so that any changed byte shows."""
+    text = json.dumps(fields, sort_keys=True)
+    return json.dumps(fields | {"seal": hashlib.sha256(text.encode()).hexdigest()}, sort_keys=True).encode()
+
+
+def unseal(file: Path) -> dict[str, Any]:
+    """The fields of a file that ``seal`` wrote.
+
+    Raises:
+        ValueError: the file is missing, is not such a file, or has changed since.
+    """
+    try:
+        data = file.read_bytes()
+        fields = json.loads(data)
+        fields.pop("seal")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(f"{file.parent.name}/{file.name} is missing or unreadable") from None
+    if seal(fields) != data:
+        raise ValueError(f"{file.parent.name}/{file.name} has changed since it was written")
+    return fields
+
+
+def sha256(file: Path) -> str:
+    """Digest of a file's bytes, hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def write_durably(file: Path, data: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
+    file.write_bytes(data)
+    sync(file)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

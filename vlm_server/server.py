@@ -1,0 +1,125 @@
+"""One prior server: the model, its services on gRPC, health, start and drain."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+from covr.prior.v1 import prior_pb2 as pb
+from covr.prior.v1 import prior_pb2_grpc as pb_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vlm_server import tasks
+from vlm_server.adapters import AdapterStore
+from vlm_server.batching import Batcher, Question
+from vlm_server.datasets import DataSets
+from vlm_server.engine import Engine, Observation
+from vlm_server.jobs import Jobs
+from vlm_server.limits import Limits
+from vlm_server.models import Vlm
+from vlm_server.service import AdapterService, PriorService, TuningService
+from vlm_server.serving import ResidentEngine, ServedAdapters
+
+SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
+
+
+class Server:
+    """Answers about one model; not started until ``start``.
+
+    Args:
+        vlm: the loaded model.
+        adapters: folder of the adapter versions; made if it does not exist.
+        limits: what requests may ask for.
+        max_batch: frames answered together.
+        max_delay_ms: how long a question waits for company.
+        max_resident: adapters kept in memory.
+        reflect: whether gRPC reflection is answered.
+    """
+
+    def __init__(
+        self,
+        vlm: Vlm,
+        adapters: str | Path,
+        limits: Limits,
+        max_batch: int = 16,
+        max_delay_ms: float = 2.0,
+        max_resident: int = 4,
+        reflect: bool = True,
+    ):
+        store = AdapterStore(adapters, vlm.digest)
+        engine = ResidentEngine(Engine(vlm), store, max_resident)
+        self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue)
+        self._jobs = Jobs(limits.max_queued_jobs)
+        served = ServedAdapters(store, engine, self._batcher, vlm.digest)
+        datasets = DataSets(limits.max_uploaded_bytes)
+        self._health = health.HealthServicer()
+        self._grpc = grpc.server(
+            # Threads to spare, so that a call which is let in never waits for one.
+            futures.ThreadPoolExecutor(limits.max_concurrent_calls + 4, thread_name_prefix="rpc"),
+            maximum_concurrent_rpcs=limits.max_concurrent_calls,
+            options=[
+                ("grpc.max_receive_message_length", limits.max_message_bytes),
+                ("grpc.max_send_message_length", limits.max_message_bytes),
+                # On by default, and then a second server binds the same port without an error.
+                ("grpc.so_reuseport", 0),
+                # A learner that waits for a tuning job may ping as often as this.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ],
+        )
+        prior = PriorService(vlm, limits, served, self._batcher)
+        pb_grpc.add_PriorServiceServicer_to_server(prior, self._grpc)
+        tuning = TuningService(vlm, limits, served, datasets, self._jobs)
+        pb_grpc.add_TuningServiceServicer_to_server(tuning, self._grpc)
+        pb_grpc.add_AdapterServiceServicer_to_server(AdapterService(served, vlm), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if reflect:
+            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._grpc)
+        self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def start(self, address: str) -> str:
+        """Binds, warms the model up, serves; returns the bound address, with the port that 0 became.
+
+        Raises:
+            ValueError: the address cannot be bound.
+        """
+        before = os.umask(0o177)  # a unix socket is for its owner alone
+        try:
+            port = self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        finally:
+            os.umask(before)
+        if not port:
+            raise ValueError(f"address: cannot listen on {address}; is it in use?")
+        self._grpc.start()
+        self._warm_up()
+        self._report(health_pb2.HealthCheckResponse.SERVING)
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    def stop(self, grace_s: float) -> None:
+        """Refuses new calls, lets running ones end within ``grace_s`` seconds, and cancels tuning."""
+        end = time.monotonic() + grace_s
+        self._health.enter_graceful_shutdown()
+        stopped = self._grpc.stop(grace_s)
+        self._jobs.close(grace_s)
+        stopped.wait()
+        self._batcher.close(max(0.0, end - time.monotonic()))
+
+    def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *SERVICES):
+            self._health.set(name, status)
+
+    def _warm_up(self) -> None:
+        """One answer of each kind, so that the first caller does not pay for what is built on first use."""
+        task = next(iter(tasks.TASKS.values()))
+        frame = np.zeros((84, 84, 3), np.uint8)
+        for constrained in (False, True):
+            question = Question(task, None, constrained, task.max_reply_tokens, frame.shape)
+            self._batcher.submit(question, [Observation(frame, {})]).result()

@@ -1,0 +1,272 @@
+"""The three services: requests in, checked; replies out, with who answered."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+from covr.prior.v1 import prior_pb2 as pb
+from covr.prior.v1 import prior_pb2_grpc as pb_grpc
+
+from vlm_server import batching, datasets, jobs, requests, tasks, tuning
+from vlm_server.adapters import BASE, AdapterCorrupt, AdapterRecord
+from vlm_server.engine import Reply
+from vlm_server.limits import Limits
+from vlm_server.lora import AdapterInvalid
+from vlm_server.models import Vlm
+from vlm_server.refusals import exhausted, invalid, not_found, refusing
+from vlm_server.serving import Pinned, ServedAdapters
+
+PROTOCOL = "1.0"
+_STATUS = {
+    "ok": pb.REPLY_STATUS_OK,
+    "clipped": pb.REPLY_STATUS_CLIPPED,
+    "malformed": pb.REPLY_STATUS_MALFORMED,
+}
+_STATES = {
+    jobs.QUEUED: pb.JOB_STATE_QUEUED,
+    jobs.RUNNING: pb.JOB_STATE_RUNNING,
+    jobs.DONE: pb.JOB_STATE_DONE,
+    jobs.FAILED: pb.JOB_STATE_FAILED,
+    jobs.CANCELLED: pb.JOB_STATE_CANCELLED,
+}
+
+
+def _reference(pinned: Pinned) -> pb.AdapterRef:
+    return pb.AdapterRef(version=pinned.version, digest=pinned.digest)
+
+
+class PriorService(pb_grpc.PriorServiceServicer):
+    """Questions."""
+
+    def __init__(self, vlm: Vlm, limits: Limits, adapters: ServedAdapters, batcher: batching.Batcher):
+        self._vlm, self._limits, self._adapters, self._batcher = vlm, limits, adapters, batcher
+
+    def GetServerInfo(self, request, context):
+        vlm, limits = self._vlm, self._limits
+        published = {field.name: getattr(limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
+        return pb.GetServerInfoResponse(
+            protocol_version=PROTOCOL,
+            model=vlm.name,
+            model_digest=vlm.digest,
+            model_type=vlm.model_type,
+            parameters=vlm.parameters,
+            limits=pb.Limits(**published),
+            tasks=[_task_info(task) for task in tasks.TASKS.values()],
+        )
+
+    def Predict(self, request, context):
+        with refusing(context):
+            task = requests.task(request.task)
+            observations = requests.observations(request, task, self._limits)
+            defaults = self._vlm.defaults
+            constrained, tokens = requests.decoding(
+                request.decoding, task, self._limits, defaults.constrained, defaults.max_new_tokens
+            )
+            run, version = requests.adapter(request.run, request.adapter)
+            with self._adapters.pinned(run, version) as pinned:
+                shape = observations[0].frame.shape
+                question = batching.Question(task, pinned.key, constrained, tokens, shape)
+                future = self._batcher.submit(question, observations)
+                if not context.add_callback(future.cancel):
+                    future.cancel()  # the call is over already
+                answer = future.result()
+            return pb.PredictResponse(
+                predictions=[
+                    _prediction(task, reply, task.prompt(each.state, defaults.prompt_style))
+                    for reply, each in zip(answer.replies, observations, strict=True)
+                ],
+                adapter=_reference(pinned),
+                timings=pb.Timings(
+                    queue_ms=answer.queue_ms,
+                    encode_ms=answer.encode_ms,
+                    generate_ms=answer.generate_ms,
+                    batch_size=answer.batch_size,
+                ),
+            )
+
+
+class TuningService(pb_grpc.TuningServiceServicer):
+    """Fine-tuning jobs."""
+
+    def __init__(
+        self,
+        vlm: Vlm,
+        limits: Limits,
+        adapters: ServedAdapters,
+        sets: datasets.DataSets,
+        queue: jobs.Jobs,
+    ):
+        self._vlm, self._limits, self._adapters, self._sets, self._jobs = vlm, limits, adapters, sets, queue
+
+    def UploadSamples(self, request_iterator, context):
+        with refusing(context):
+            first = next(request_iterator, pb.UploadSamplesRequest())
+            if first.WhichOneof("part") != "header":
+                raise invalid("header: must be the first message of an upload")
+            task, run = requests.task(first.header.task), requests.run(first.header.run)
+            most = self._limits.max_tuning_samples
+            with self._sets.upload(run, task) as upload:
+                for message in request_iterator:
+                    if message.WhichOneof("part") != "chunk":
+                        raise invalid("chunk: every message after the header must hold one")
+                    for sample in message.chunk.samples:
+                        index = len(upload.samples)
+                        if index == most:
+                            raise invalid(f"samples: a data set may hold {most}")
+                        try:
+                            upload.append(requests.sample(sample, task, self._limits, index))
+                        except datasets.NoRoom:
+                            room = self._limits.max_uploaded_bytes
+                            raise exhausted(f"samples: uploads fill the {room} bytes they may") from None
+                if not upload.samples:
+                    raise invalid("samples: a data set needs at least one")
+                data = upload.finish()
+            return pb.UploadSamplesResponse(dataset=data.id, samples=len(data.samples), digest=data.digest)
+
+    def StartTuning(self, request, context):
+        with refusing(context):
+            run, request_id = requests.run(request.run), requests.request_id(request.request_id)
+            config = requests.tuning_config(request.config, self._vlm.defaults.tuning)
+            job = self._jobs.find(run, request_id) if request_id else None
+            if job is None:
+                version = requests.version(request.parent, "parent") if request.parent else ""
+                if len(self._adapters.list(run)) >= self._limits.max_adapters_per_run:
+                    most = self._limits.max_adapters_per_run
+                    raise exhausted(f"run: {run} has the {most} adapter versions that it may; delete some")
+                job = self._start(run, request_id, request.dataset, version, config, request.activate)
+            return pb.StartTuningResponse(job=job.id)
+
+    def _start(self, run, request_id, dataset, version, config, activate) -> jobs.Job:
+        with ExitStack() as held:
+            data = self._sets.take(dataset, run)
+            if data is None:
+                raise not_found(f"dataset: run {run} has none called {dataset[:80]!r}; upload it (again)")
+            held.callback(self._sets.release, dataset)
+            parent = held.enter_context(self._adapters.pinned(run, version))
+
+            def work(job: jobs.Job) -> pb.TuningResult:
+                return self._tune(job, data, parent, config, activate)
+
+            # From here the job lets go of what it holds, also if it is not queued.
+            release = held.pop_all().close
+        try:
+            return self._jobs.start(run, request_id, work, release)
+        except jobs.QueueFull:
+            raise exhausted("the queue of tuning jobs is full; try again later") from None
+
+    def _tune(self, job, data, parent, config, activate) -> pb.TuningResult:
+        try:
+            outcome = tuning.train(
+                self._vlm, data.task, data.samples, parent.folder, config, job.report, job.cancelled.is_set
+            )
+        except tuning.TuningFailed as error:
+            raise jobs.JobFailed(str(error)) from None
+
+        def write(folder: Path) -> dict:
+            lineage = {
+                "parent": parent.version,
+                "base": {"model": self._vlm.name, "digest": self._vlm.digest},
+                "data": {"task": data.task.name, "samples": len(data.samples), "digest": data.digest},
+            }
+            return outcome.write(folder) | lineage
+
+        try:
+            pinned = self._adapters.publish(data.run, write, activate)
+        except batching.Closed:
+            raise jobs.JobFailed("the server is shutting down") from None
+        except (AdapterCorrupt, AdapterInvalid) as error:
+            raise jobs.JobFailed(str(error)) from None
+        result = pb.TuningResult(adapter=_reference(pinned), activated=activate)
+        for name in result.DESCRIPTOR.fields_by_name:
+            if hasattr(outcome.statistics, name):
+                setattr(result, name, getattr(outcome.statistics, name))
+        return result
+
+    def WatchTuning(self, request, context):
+        with refusing(context):
+            job = self._job(request.job)
+            for progress in self._jobs.watch(job, context.is_active):
+                yield pb.WatchTuningResponse(
+                    state=_STATES[progress.state],
+                    step=progress.step,
+                    steps=progress.steps,
+                    loss=progress.loss,
+                    result=progress.result,
+                    error=progress.error,
+                )
+
+    def CancelTuning(self, request, context):
+        with refusing(context):
+            progress = self._jobs.cancel(self._job(request.job))
+            return pb.CancelTuningResponse(state=_STATES[progress.state])
+
+    def _job(self, ident: str) -> jobs.Job:
+        job = self._jobs.get(ident)
+        if job is None:
+            raise not_found(f"job: there is none called {ident[:80]!r}")
+        return job
+
+
+class AdapterService(pb_grpc.AdapterServiceServicer):
+    """Versions of adapters."""
+
+    def __init__(self, adapters: ServedAdapters, vlm: Vlm):
+        self._adapters = adapters
+        self._base = Pinned(BASE, vlm.digest)
+
+    def ListAdapters(self, request, context):
+        with refusing(context):
+            run = requests.run(request.run)
+            active = self._adapters.active(run)
+            versions = [self._info(record, active) for record in self._adapters.list(run)]
+            return pb.ListAdaptersResponse(adapters=[self._base_info(active), *versions])
+
+    def GetAdapter(self, request, context):
+        with refusing(context):
+            run, version = requests.run(request.run), requests.version(request.version, "version")
+            active = self._adapters.active(run)
+            if version == BASE:
+                return pb.GetAdapterResponse(adapter=self._base_info(active))
+            return pb.GetAdapterResponse(adapter=self._info(self._adapters.get(run, version), active))
+
+    def ActivateAdapter(self, request, context):
+        with refusing(context):
+            run, version = requests.run(request.run), requests.version(request.version, "version")
+            return pb.ActivateAdapterResponse(adapter=_reference(self._adapters.activate(run, version)))
+
+    def DeleteAdapter(self, request, context):
+        with refusing(context):
+            run, version = requests.run(request.run), requests.version(request.version, "version")
+            if version == BASE:
+                raise invalid("version: base always exists")
+            self._adapters.delete(run, version)
+            return pb.DeleteAdapterResponse()
+
+    def _base_info(self, active: str) -> pb.AdapterInfo:
+        return pb.AdapterInfo(adapter=_reference(self._base), active=active == BASE, manifest_json="{}")
+
+    def _info(self, record: AdapterRecord, active: str) -> pb.AdapterInfo:
+        return pb.AdapterInfo(
+            adapter=pb.AdapterRef(version=record.version, digest=record.digest),
+            parent=record.parent,
+            active=record.version == active,
+            manifest_json=json.dumps(record.manifest, sort_keys=True),
+        )
+
+
+def _task_info(task: tasks.Task) -> pb.TaskInfo:
+    actions = [pb.ActionInfo(name=a.name, low=a.low, high=a.high, sign=a.sign) for a in task.actions]
+    return pb.TaskInfo(name=task.name, actions=actions, state=task.state_names)
+
+
+def _prediction(task: tasks.Task, reply: Reply, prompt: str) -> pb.Prediction:
+    action, status = task.parse(reply.text)
+    return pb.Prediction(
+        status=_STATUS[status],
+        action=action or (),
+        text=reply.text,
+        new_tokens=reply.new_tokens,
+        prompt=prompt,
+    )

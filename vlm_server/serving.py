@@ -1,0 +1,135 @@
+"""Adapter versions while they serve: which one answers, and which are in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_server.adapters import BASE, AdapterRecord, AdapterStore
+from vlm_server.batching import Batcher
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What answers one request: its names, the engine's key and the files (None for the base model)."""
+
+    version: str
+    digest: str
+    key: str | None = None
+    folder: Path | None = None
+
+
+class ResidentEngine:
+    """An engine that reads adapters when they are asked for and keeps the most recently used ones in memory.
+
+    Like the engine it is used on the inference thread only.
+    """
+
+    def __init__(self, engine: Any, store: AdapterStore, max_resident: int):
+        self._engine, self._store, self._max = engine, store, max_resident
+        self._resident: OrderedDict[str, None] = OrderedDict()
+
+    def load(self, key: str) -> None:
+        """Makes the adapter ``key``, "run/version", resident.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt: as ``AdapterStore.verify``.
+            lora.AdapterInvalid: it does not fit the model.
+        """
+        if key not in self._resident:
+            self._engine.add_adapter(key, self._store.verify(*key.split("/")).folder)
+            self._resident[key] = None
+        self._resident.move_to_end(key)
+        while len(self._resident) > self._max:
+            self._engine.remove_adapter(self._resident.popitem(last=False)[0])
+
+    def drop(self, key: str) -> None:
+        """Frees the memory of ``key`` if it is resident."""
+        if key in self._resident:
+            del self._resident[key]
+            self._engine.remove_adapter(key)
+
+    def predict(
+        self,
+        task: Any,
+        observations: Sequence,
+        adapter: str | None,
+        constrained: bool,
+        max_new_tokens: int,
+        should_stop: Callable[[], bool],
+    ) -> tuple[list, Any]:
+        """As ``Engine.predict``."""
+        if adapter is not None:
+            self.load(adapter)
+        return self._engine.predict(task, observations, adapter, constrained, max_new_tokens, should_stop)
+
+
+class ServedAdapters:
+    """The versions of all runs. Thread-safe; what touches the model goes to the inference thread."""
+
+    def __init__(self, store: AdapterStore, engine: ResidentEngine, batcher: Batcher, base_digest: str):
+        self._store, self._engine, self._batcher = store, engine, batcher
+        self._base = Pinned(BASE, base_digest)
+
+    @contextmanager
+    def pinned(self, run: str, version: str) -> Iterator[Pinned]:
+        """What answers for ``run``; the version cannot be deleted meanwhile.
+
+        Args:
+            run: "" means the base model.
+            version: "" means the active one.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt: as ``AdapterStore.hold``.
+        """
+        version = version or (self._store.active(run) if run else BASE)
+        if version == BASE:
+            yield self._base
+            return
+        with self._store.hold(run, version) as record:
+            yield Pinned(version, record.digest, f"{run}/{version}", record.folder)
+
+    def list(self, run: str) -> list[AdapterRecord]:
+        return self._store.list(run)
+
+    def get(self, run: str, version: str) -> AdapterRecord:
+        return self._store.get(run, version)
+
+    def active(self, run: str) -> str:
+        return self._store.active(run)
+
+    def publish(self, run: str, write: Callable[[Path], dict[str, Any]], activate: bool) -> Pinned:
+        """Adds a version (``write`` as for ``AdapterStore.create``) and activates it if asked.
+
+        It is in memory before it becomes the active one, so that no question waits for it or finds it unfit.
+        """
+        record = self._store.create(run, write)
+        if activate:
+            self.activate(run, record.version)
+        return Pinned(record.version, record.digest, f"{run}/{record.version}", record.folder)
+
+    def activate(self, run: str, version: str) -> Pinned:
+        """Makes a version, or "base", the one that answers when a request names none.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``ResidentEngine.load``; nothing changes.
+        """
+        with self.pinned(run, version) as pinned:
+            if pinned.key is not None:
+                self._batcher.call(lambda: self._engine.load(pinned.key)).result()
+            self._store.activate(run, version)
+        return pinned
+
+    def delete(self, run: str, version: str) -> None:
+        """Removes a version for good.
+
+        Raises:
+            AdapterNotFound: no such version.
+            AdapterInUse: it is active, or answers a request, or is the parent of a tuning job.
+        """
+        self._store.delete(run, version)
+        self._batcher.call(lambda: self._engine.drop(f"{run}/{version}")).result()
