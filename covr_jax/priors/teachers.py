@@ -71,10 +71,6 @@ def make(
     return Teacher(kind, noisy)
 
 
-def _generator(seed: int, counter: int) -> np.random.Generator:
-    return np.random.default_rng([seed, counter])
-
-
 def _generator(seed: int, observation: Observation) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(observation.frame.tobytes())])
 

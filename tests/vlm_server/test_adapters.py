@@ -193,6 +193,6 @@ def test_adapters_of_another_base_model_are_refused(store, tmp_path):
     other = AdapterStore(tmp_path / "adapters", "f" * 64)
     assert versions(other) == ["v1"]
     with pytest.raises(AdapterMismatch):
-        other.verify("run", "v1").folder
+        other.verify("run", "v1")
     with pytest.raises(AdapterMismatch):
         other.activate("run", "v1")

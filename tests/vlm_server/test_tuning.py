@@ -166,7 +166,7 @@ def square_left_or_right(count: int, seed: int) -> list[Sample]:
 
 def test_the_tiny_model_learns_where_a_square_is(tmp_path):
     vlm = models.load("tiny", "cpu")
-    config = dataclasses.replace(vlm.defaults.tuning, epochs=10, max_steps=200, label_smoothing=0.0)
+    config = dataclasses.replace(vlm.defaults.tuning, epochs=10, max_steps=100, label_smoothing=0.0)
     outcome = tuning.train(vlm, CARTPOLE, square_left_or_right(400, seed=0), None, config)
     assert outcome.statistics.holdout_loss_after < BLIND / 2 < outcome.statistics.holdout_loss_before
     store = AdapterStore(tmp_path, vlm.digest)

@@ -1,0 +1,200 @@
+"""The training loop on a real task, small enough for seconds: equalities between runs, counters, outages."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from covr_jax import envs
+from covr_jax.config import Config, EnvConfig, LearnerConfig, PriorConfig, ReplayConfig, RoundsConfig, RunConfig
+from covr_jax.loop import Trainer
+from covr_jax.priors import teachers
+from covr_jax.priors.source import PriorUnavailable
+from covr_jax.types import Label, TuningReport
+
+TASK = "dmc/cartpole/swingup"
+CONFIG = Config(
+    env=EnvConfig(name=TASK, render_size=24, render_quality="fast"),
+    learner=LearnerConfig(
+        base="rad", method="none", augmentation="crop", image_size=20, filters=(4, 4), kernels=(3, 3),
+        strides=(2, 1), hidden_dim=16, batch_size=4,
+    ),
+    replay=ReplayConfig(capacity=1000),
+    prior=PriorConfig(source="teacher:zeros", lag=3, group=2),
+    rounds=RoundsConfig(psi0=400, cold_start=1, vlm_episodes=1),
+    run=RunConfig(
+        seed=3, steps=1600, random_decisions=20, eval_every=800, eval_episodes=2, log_every=400, video=False
+    ),
+)  # fmt: skip
+
+
+class Records:
+    """Implements covr_jax.loop.Recorder in memory."""
+
+    def __init__(self):
+        self.lines = {"metrics": [], "evaluations": [], "rounds": [], "labels": []}
+
+    def metrics(self, record):
+        self.lines["metrics"].append(record)
+
+    def evaluation(self, record, video, prior_actions):
+        self.lines["evaluations"].append(record)
+
+    def round(self, record):
+        self.lines["rounds"].append(record)
+
+    def label(self, record, answered):
+        self.lines["labels"].append(record | {"action": None if answered.label.action is None else 0})
+
+    def timing(self, record):
+        pass
+
+    def progress(self, steps, notes):
+        pass
+
+    def checkpoint(self, state):
+        pass
+
+
+class Fixed:
+    """A prior whose every answer is the same."""
+
+    version = "base"
+
+    def __init__(self, label):
+        self.label_ = label
+
+    def predict(self, observations):
+        return [self.label_] * len(observations)
+
+    def close(self):
+        pass
+
+
+class Tunable(Fixed):
+    """Counts its tunings; its version is their number."""
+
+    def __init__(self):
+        super().__init__(Label(np.array([0.5], np.float32), "ok", "slide: 0.50", "v0", ""))
+
+    def tune(self, samples, config, *, seed, progress):
+        self.version = f"v{int(self.version.removeprefix('v') or 0) + 1 if self.version != 'base' else 1}"
+        return TuningReport(self.version, "", True, 1.0, 0.5, 1.0, 0.5, len(samples), 0, 0.5, 1.0, 3.0)
+
+
+class Gone(Fixed):
+    def __init__(self):
+        super().__init__(None)
+
+    def predict(self, observations):
+        raise PriorUnavailable("no prior server at nowhere; start one")
+
+
+MALFORMED = Fixed(Label(None, "malformed", "left", "base", ""))
+
+
+def change(**sections) -> Config:
+    return dataclasses.replace(
+        CONFIG, **{name: dataclasses.replace(getattr(CONFIG, name), **fields) for name, fields in sections.items()}
+    )
+
+
+def train(config: Config, prior=None):
+    env, eval_env = envs.make(config.env), envs.make(config.env)
+    try:
+        records = Records()
+        with Trainer(config, env, [eval_env], records, prior) as trainer:
+            state = trainer.run()
+        return jax.device_get(state), records.lines
+    finally:
+        env.close()
+        eval_env.close()
+
+
+def same(left, right) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+
+
+@pytest.fixture(scope="module")
+def base():
+    return train(CONFIG)
+
+
+def test_records_carry_both_counters_and_come_when_due(base):
+    _, lines = base
+    assert [(line["frames"], line["decisions"]) for line in lines["metrics"]] == [
+        (400, 50), (800, 100), (1200, 150), (1600, 200),
+    ]  # fmt: skip
+    assert [line["frames"] for line in lines["evaluations"]] == [800, 1600]
+    assert [len(line["returns"]) for line in lines["evaluations"]] == [2, 2]
+    assert lines["metrics"][-1]["updates"] == 180  # one a decision after 20 random ones
+    assert lines["metrics"][-1]["episodes"] == 1  # of 125 decisions
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(base):
+    state, lines = train(CONFIG)
+    assert same(state, base[0]) and lines == base[1]
+    assert not same(train(change(run={"seed": 4}))[0].params, base[0].params)
+
+
+def test_evaluation_does_not_change_training(base):
+    state, _ = train(change(run={"eval_every": 400, "eval_episodes": 1}))
+    assert same(state, base[0])
+
+
+@pytest.mark.parametrize("method", ["dpl", "covr"])
+@pytest.mark.parametrize("prior", [MALFORMED, Gone()], ids=["malformed", "gone"])
+def test_without_a_valid_label_a_run_is_its_base_bit_for_bit(base, method, prior):
+    state, lines = train(change(learner={"method": method}), prior)
+    assert same(state, base[0])
+    for ours, bases in zip(lines["metrics"], base[1]["metrics"], strict=True):
+        assert {name: ours[name] for name in bases} == bases
+    assert lines["evaluations"] == base[1]["evaluations"]
+    last = lines["metrics"][-1]
+    assert last["labels_ok"] == 0 and last["label_agreement"] is None
+    assert last["prior_available"] == (prior is MALFORMED)
+    assert last["labels_malformed" if prior is MALFORMED else "labels_unavailable"] > 0
+
+
+def test_a_required_prior_that_is_gone_stops_the_run():
+    with pytest.raises(PriorUnavailable):
+        train(change(learner={"method": "dpl"}, prior={"required": True}), Gone())
+
+
+def test_labels_guide_the_actor_and_nothing_runs_ahead_of_the_lag(base):
+    state, lines = train(change(learner={"method": "dpl"}), teachers.make("zeros", TASK, 1))
+    assert not same(state.params["actor"], base[0].params["actor"])
+    last = lines["metrics"][-1]
+    assert last["guidance_loss"] > 0 and 0 < last["prior_share"] <= 1
+    # Questions when the frame counter crosses a multiple of ten: at decisions 0 and, of 8 frames each, four of five.
+    assert last["labels_ok"] == pytest.approx(0.8 * 200, abs=4)
+
+
+def test_rounds_fire_by_schedule_and_the_cold_start_asks_nothing():
+    state, lines = train(change(learner={"method": "covr"}), Tunable())
+    # psi 400, 800; 1000 frames are one episode, so the first round finds no closed one.
+    assert [(line["frames"], line["round"], line["total"]) for line in lines["rounds"]] == [(400, 0, 0), (1200, 1, 75)]
+    assert "adapter_version" not in lines["rounds"][0]
+    assert lines["rounds"][1]["adapter_version"] == "v1"
+    assert lines["rounds"][1]["kept"] >= 32
+    labels = {line["frames"]: line["labels_ok"] for line in lines["metrics"]}
+    assert labels[400] == 0 and labels[800] > 0
+
+
+def test_decisions_as_the_unit_of_everything():
+    config = change(
+        learner={"method": "dpl"},
+        run={"step_unit": "decisions", "steps": 130, "log_every": 50, "eval_every": 130, "eval_episodes": 1},
+    )
+    _, lines = train(config, teachers.make("zeros", TASK, 1))
+    assert [(line["frames"], line["decisions"]) for line in lines["metrics"]] == [(400, 50), (800, 100)]
+    assert lines["evaluations"][-1]["decisions"] == 130
+    assert 100 / 10 - 1 <= lines["metrics"][-1]["labels_ok"] <= 100 / 10
+
+
+def test_several_updates_a_decision():
+    _, lines = train(change(learner={"updates_per_decision": 3}, run={"steps": 800, "eval_every": 800}))
+    assert lines["metrics"][-1]["updates"] == 3 * 80
