@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-slow lint protos clean
 demo: $(STAMP)
-	@$(PY) -m experiments.train --preset=demo --out=runs/demo --overwrite
+	@$(PY) -m experiments.train --preset=cpu,tiny,demo --out=runs/demo --overwrite
 
 test: $(STAMP)
 	@$(PY) -m pytest -m "not slow and not gpu"

@@ -84,16 +84,16 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, t
 
 def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
+    filters = kernel.shape[-1]
 
     def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         pictures, gradients = chunk
         patches = _patches(pictures, kernel, stride)
-        columns = patches.reshape(-1, patches.shape[-1])
-        return total + columns.T @ gradients.reshape(-1, gradients.shape[-1]), None
+        return total + gradients.reshape(-1, filters).T @ patches.reshape(-1, patches.shape[-1]), None
 
-    matrix = jnp.zeros_like(kernel.reshape(-1, kernel.shape[-1]))
-    total, _ = lax.scan(add, matrix, (_in_chunks(x), _in_chunks(dy)))
-    return _input_gradient(x.shape, kernel, stride, dy), total.reshape(kernel.shape)
+    start = jnp.zeros((filters, kernel.size // filters), kernel.dtype)
+    total, _ = lax.scan(add, start, (_in_chunks(x), _in_chunks(dy)))
+    return _input_gradient(x.shape, kernel, stride, dy), total.T.reshape(kernel.shape)
 
 
 on_cpu.defvjp(_forward, _backward)

@@ -132,7 +132,7 @@ class Learner:
 
     def _policy(self, params: Params, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
         view = augment.centre_view(self.augmentation, stack, self.config.image_size)
-        return self._actor_from_features(params, self._features(params, view))
+        return self._actor_from_features(params, self.features(params, view))
 
     def _sample_action(self, params: Params, stack: Array, key: Array) -> jax.Array:
         """Stochastic actions float32 [N,A] for stacks uint8 [N,H,W,3S] of render size."""
@@ -145,7 +145,7 @@ class Learner:
 
     # -- networks ----------------------------------------------------------------------------------------------
 
-    def _features(self, params: Params, view: jax.Array) -> jax.Array:
+    def features(self, params: Params, view: jax.Array) -> jax.Array:
         return self._conv.apply({"params": params["conv"]}, view)
 
     def _latent(self, head: Params, features: jax.Array) -> jax.Array:
@@ -154,7 +154,7 @@ class Learner:
     def _actor_from_features(self, params: Params, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self._actor.apply({"params": params["actor"]}, self._latent(params["actor_head"], features))
 
-    def _values(self, params: Params, features: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def values(self, params: Params, features: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
         latent = self._latent(params["critic_head"], features)
         return self._critic.apply({"params": params["critic"]}, latent, action)
 
@@ -171,12 +171,12 @@ class Learner:
         self, state: LearnerState, batch: Batch, views: Views, noise: Noise
     ) -> tuple[LearnerState, Metrics]:
         """One update with given views and noise: pure, not jitted. ``batch.frames`` is not looked at."""
-        state, metrics = self._critic_step(state, batch, views, noise)
+        state, metrics = self.critic_step(state, batch, views, noise)
         if self.base.auxiliary:
-            state, auxiliary_metrics = self._auxiliary_step(state, batch, views)
+            state, auxiliary_metrics = self.auxiliary_step(state, batch, views)
             metrics |= auxiliary_metrics
-        state = self._actor_step(state, batch, views, noise)
-        state = self._target_step(state)
+        state = self.actor_step(state, batch, views, noise)
+        state = self.target_step(state)
         metrics |= {"reward_mean": jnp.mean(batch.reward), "prior_share": jnp.mean(batch.prior_ok)}
         return state.replace(updates=state.updates + 1), metrics | state.actor_metrics
 
@@ -206,20 +206,20 @@ class Learner:
         updates, opt = self._optimisers[name].update(gradient, state.opt[name], moved)
         return optax.apply_updates(moved, updates), {**state.opt, name: opt}
 
-    def _critic_step(
+    def critic_step(
         self, state: LearnerState, batch: Batch, views: Views, noise: Noise
     ) -> tuple[LearnerState, Metrics]:
         params = state.params
-        mean, log_std = self._actor_from_features(params, self._features(params, views.next_o))
+        mean, log_std = self._actor_from_features(params, self.features(params, views.next_o))
         next_action, next_log_prob = sac.tanh_gaussian(mean, log_std, noise.target)
-        next_q1, next_q2 = self._values(state.target, self._features(state.target, views.next_o), next_action)
+        next_q1, next_q2 = self.values(state.target, self.features(state.target, views.next_o), next_action)
         alpha = jnp.exp(params["log_alpha"])
         target = sac.td_target(
             batch.reward, batch.not_done, next_q1, next_q2, next_log_prob, alpha, self.config.discount
         )
 
         def loss(moved: Params) -> tuple[jax.Array, Metrics]:
-            q1, q2 = self._values(moved, self._features(moved, views.o), batch.action)
+            q1, q2 = self.values(moved, self.features(moved, views.o), batch.action)
             value = sac.critic_loss(q1, q2, target)
             return value, {
                 "critic_loss": value,
@@ -232,11 +232,11 @@ class Learner:
         moved, opt = self._apply(state, "critic", gradient, moved)
         return state.replace(params=params | moved, opt=opt), metrics
 
-    def _auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
+    def auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
         params = state.params
 
         def encode(encoder: Params, view: jax.Array) -> jax.Array:
-            return self._latent(encoder["critic_head"], self._features(encoder, view))
+            return self._latent(encoder["critic_head"], self.features(encoder, view))
 
         def loss(encoder: Params, decoder: Params) -> tuple[jax.Array, Metrics]:
             latent, next_latent = encode(encoder, views.o), jax.lax.stop_gradient(next_encoding)
@@ -255,7 +255,7 @@ class Learner:
         decoder, opt = self._apply(state, "decoder", gradients[1], decoder)
         return state.replace(params=params | encoder | decoder, opt=opt), metrics
 
-    def _actor_step(self, state: LearnerState, batch: Batch, views: Views, noise: Noise) -> LearnerState:
+    def actor_step(self, state: LearnerState, batch: Batch, views: Views, noise: Noise) -> LearnerState:
         """Actor and temperature, in every actor_period-th update; the method's terms only where a label exists.
 
         Base and guided update are branches of their own, so that a batch without labels runs the base's program.
@@ -270,13 +270,13 @@ class Learner:
 
     def _actor_update(self, batch: Batch, views: Views, noise: Noise, terms: tuple, state: LearnerState) -> LearnerState:
         params = state.params
-        features = jax.lax.stop_gradient(self._features(params, views.o))
+        features = jax.lax.stop_gradient(self.features(params, views.o))
         alpha = jnp.exp(params["log_alpha"])
 
         def loss(moved: Params) -> tuple[jax.Array, tuple]:
             mean, log_std = self._actor_from_features(moved, features)
             action, log_prob = sac.tanh_gaussian(mean, log_std, noise.actor)
-            value = sac.actor_loss(log_prob, *self._values(params, features, action), alpha)
+            value = sac.actor_loss(log_prob, *self.values(params, features, action), alpha)
             policy = PolicySample(action, jnp.tanh(mean), log_prob)
             guidance_loss = sum((term(policy, batch, self.config) for term in terms), jnp.float32(0))
             return value + guidance_loss, (value, guidance_loss, log_prob)
@@ -299,7 +299,7 @@ class Learner:
         }
         return state.replace(params=params | moved | {"log_alpha": log_alpha}, opt=opt, actor_metrics=metrics)
 
-    def _target_step(self, state: LearnerState) -> LearnerState:
+    def target_step(self, state: LearnerState) -> LearnerState:
         config = self.config
 
         def moved(target: Params) -> Params:

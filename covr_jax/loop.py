@@ -97,15 +97,16 @@ class Trainer:
 
     def run(self) -> LearnerState:
         while self.steps < self.config.run.steps:
-            self._episode()
-        if self.pipeline is not None:
-            self.pipeline.drain()
+            self.episode()
+        if self.labels is not None:
+            self.labels.drain()
         self.recorder.checkpoint(self.state)
         return self.state
 
     # --- one episode, one decision ---------------------------------------------------------------------------
 
-    def _episode(self) -> None:
+    def episode(self) -> None:
+        """One episode, or what the budget leaves of it."""
         seed = seeds.integer(self.config.run.seed, "episode", self.counters.episodes)
         with self.watch.part("env"):
             frame, info = self.env.reset(seed=seed)

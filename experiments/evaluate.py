@@ -13,7 +13,7 @@ from absl import app, flags
 from covr_jax import seeds
 from covr_jax.envs.gl import GlError
 from covr_jax.evaluation import run_episodes
-from experiments.command_line import fail, quiet
+from experiments.command_line import fail, prepare
 from experiments.run_directory import read_config
 
 _RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
@@ -23,7 +23,7 @@ _VIDEO = flags.DEFINE_string("video", None, "Write the first episode to this mp4
 
 
 def main(argv: list[str]) -> None:
-    quiet()
+    prepare()
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; all options start with --")
     try:

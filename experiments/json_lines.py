@@ -56,11 +56,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def whole_length(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-
-
 def number(value: Any) -> float:
     """A written number as a float; NaN for None and for anything that is no number."""
     if isinstance(value, bool) or value is None:

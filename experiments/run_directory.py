@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +32,7 @@ from PIL import Image
 
 from covr_jax.config import Config
 from experiments import configuration
-from experiments.json_lines import encode, plain, read_lines, whole_length
+from experiments.json_lines import encode, plain, read_lines
 from experiments.tensorboard_view import TensorBoardView
 
 __all__ = ["STATES", "STREAMS", "RunDirectory", "read_lines"]
@@ -47,7 +46,7 @@ FOLDERS = ("checkpoints", "videos", "frames", "tensorboard")
 class RunDirectory:
     """An open run directory. As a context manager it ends with the state done, interrupted or failed.
 
-    Make one with ``create`` (a new run) or ``resume`` (one that stopped).
+    Make one with ``create``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,11 +57,8 @@ class RunDirectory:
             (path / folder).mkdir(parents=True, exist_ok=True)
         self._files: dict[str, BinaryIO] = {}
         for stream in STREAMS:
-            target = self._lines(stream)
-            if target.exists():
-                os.truncate(target, whole_length(target))  # a new line must not continue a torn one
-            self._files[stream] = target.open("ab")
-        self._samples = len(read_lines(self._lines("samples")))
+            self._files[stream] = self._lines(stream).open("ab")
+        self._samples = 0
         self._view = TensorBoardView(path / "tensorboard")
         self.set_status("running", "")
 
@@ -74,20 +70,12 @@ class RunDirectory:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(
-                f"{path} is not empty: go on with it by --resume, or name another directory by --out"
+                f"{path} is not empty: replace a run by --overwrite, or name another directory by --out"
             )
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
         (path / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), encoding="utf-8")
         write_json(path / "environment.json", environment)
-        return cls(path)
-
-    @classmethod
-    def resume(cls, path: str | Path) -> RunDirectory:
-        """The run that stopped in ``path``. Raises ValueError if there is none."""
-        path = Path(path)
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{path} holds no run (no config.json): start one without --resume")
         return cls(path)
 
     def config(self) -> Config:
@@ -130,30 +118,6 @@ class RunDirectory:
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}: must be one of {', '.join(STATES)}")
         write_json(self.path / "STATUS.json", {"state": state, "reason": reason})
-
-    def positions(self) -> dict[str, int]:
-        """Byte length of every stream now: what a checkpoint stores and ``rewind`` takes."""
-        return {stream: self._lines(stream).stat().st_size for stream in STREAMS}
-
-    def rewind(self, positions: Mapping[str, int]) -> None:
-        """Cuts every stream back to ``positions``, so that lines after a checkpoint do not appear twice.
-
-        timings.jsonl is kept whole: the time spent was spent. The TensorBoard view is built anew.
-        """
-        for stream in STREAMS:
-            if stream == "timings":
-                continue
-            size = self._lines(stream).stat().st_size
-            if not 0 <= positions[stream] <= size:
-                raise ValueError(f"{stream}.jsonl: cannot go back to byte {positions[stream]}, it has {size}")
-            self._files[stream].truncate(positions[stream])
-        self._samples = len(read_lines(self._lines("samples")))
-        self._view.close()
-        shutil.rmtree(self.path / "tensorboard")
-        self._view = TensorBoardView(self.path / "tensorboard")
-        for stream in MIRRORED:
-            for record in read_lines(self._lines(stream)):
-                self._view.add(stream, record)
 
     def close(self) -> None:
         for file in self._files.values():

@@ -1,6 +1,6 @@
 """Trains one agent.
 
-    python -m experiments.train --preset=demo --out=runs/demo
+    python -m experiments.train --preset=cpu,tiny,demo --out=runs/demo
     python -m experiments.train --env=dmc/reacher/easy --base=rad --method=none --seed=2 --steps=100000 --out=runs/rad
     python -m experiments.train --preset=cpu --method=dpl --prior=teacher:oracle --set learner.guidance.weight=2
 
@@ -19,7 +19,7 @@ from absl import app, flags
 from covr_jax.envs.gl import GlError
 from covr_jax.priors.source import PriorUnavailable, TuningFailed
 from experiments import configuration
-from experiments.command_line import fail, quiet
+from experiments.command_line import fail, prepare
 from experiments.configuration import Built
 
 MINIMUM_DISK_MB = 500
@@ -69,7 +69,7 @@ def _interrupt(*_) -> None:
 
 
 def main(argv: list[str]) -> int:
-    quiet()
+    prepare()
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; all options start with --")
     out = Path(_OUT.value)

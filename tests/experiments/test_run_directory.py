@@ -36,12 +36,10 @@ def test_a_new_run_holds_its_files(run):
 
 
 def test_a_directory_in_use_is_refused(run, tmp_path):
-    with pytest.raises(ValueError, match=r"not empty.*--resume.*--out"):
+    with pytest.raises(ValueError, match=r"not empty.*--overwrite.*--out"):
         RunDirectory.create(run.path, synthetic_run.config(), [], {})
     (tmp_path / "empty").mkdir()
     RunDirectory.create(tmp_path / "empty", synthetic_run.config(), [], {}).close()
-    with pytest.raises(ValueError, match=r"no run .*without --resume"):
-        RunDirectory.resume(tmp_path / "nowhere")
 
 
 def test_a_line_is_sorted_exact_and_on_disk_at_once(run):
@@ -86,16 +84,12 @@ def test_wall_clock_goes_into_timings(run):
     assert read_lines(run.path / "timings.jsonl")[0]["seconds"] == 1.5
 
 
-def test_a_torn_last_line_is_skipped_and_cut_off_on_resume(run):
+def test_a_torn_last_line_is_skipped(run):
     run.write("metrics", WHERE)
     run.close()
     file = run.path / "metrics.jsonl"
     file.write_bytes(file.read_bytes() + b'{"frames": 160, "deci')
     assert read_lines(file) == [WHERE]
-    again = RunDirectory.resume(run.path)
-    again.write("metrics", {"frames": 160, "decisions": 20})
-    again.close()
-    assert [line["frames"] for line in read_lines(file)] == [80, 160]
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
@@ -103,24 +97,6 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="line 2"):
         read_lines(tmp_path / "a.jsonl")
     assert read_lines(tmp_path / "absent.jsonl") == []
-
-
-def test_rewind_drops_lines_after_a_checkpoint(run):
-    run.write("metrics", {**WHERE, "critic_loss": 1.0})
-    run.write_sample(np.zeros((4, 4, 3), np.uint8), {**WHERE, "text": "a"})
-    positions = run.positions()
-    run.write("metrics", {"frames": 160, "decisions": 20})
-    run.write("timings", {**WHERE, "seconds": 2.0})
-    run.write_sample(np.zeros((4, 4, 3), np.uint8), {**WHERE, "text": "b"})
-    run.rewind(positions)
-    run.write("metrics", {"frames": 240, "decisions": 30})
-    run.write_sample(np.zeros((4, 4, 3), np.uint8), {**WHERE, "text": "c"})
-    assert [line["frames"] for line in read_lines(run.path / "metrics.jsonl")] == [80, 240]
-    assert [line["frame_png"] for line in read_lines(run.path / "samples.jsonl")] == [
-        "frames/000000.png", "frames/000001.png"]  # fmt: skip
-    assert len(read_lines(run.path / "timings.jsonl")) == 1  # time spent stays spent
-    with pytest.raises(ValueError, match="cannot go back"):
-        run.rewind({**positions, "metrics": 10**6})
 
 
 def test_status_follows_the_end_of_the_block(tmp_path):

@@ -66,6 +66,7 @@ def test_serving_defaults_are_read():
     read = defaults.read(TINY)
     assert (read.prompt_style, read.constrained, read.max_new_tokens) == ("short", True, 64)
     assert (read.tuning.rank, read.tuning.targets) == (16, "all")
+    assert json.loads((TINY / "serving.json").read_text()) == pretrain_tiny.SERVING
 
 
 @pytest.mark.parametrize(("side", "grid"), [(64, 6), (84, 6), (100, 6), (112, 6), (128, 12)])

@@ -1,0 +1,135 @@
+"""The learner and a plain PyTorch agent with the same weights, batch, views and noise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder
+
+import tiny  # noqa: E402
+from torch_twin import TorchTwin  # noqa: E402
+
+from covr_jax.config import GuidanceConfig  # noqa: E402
+
+torch.set_num_threads(1)
+GUIDANCE = {
+    "sac": GuidanceConfig(weight=2.0, every=2),
+    "rad": GuidanceConfig(),
+    "deepmdp": GuidanceConfig(action="mean", reduction="mean"),
+}
+BASES = pytest.mark.parametrize("base", tiny.BASES)
+
+
+def pair(base):
+    """Learner, a state whose targets are other weights than the online ones, and the twin with the same weights."""
+    learner = tiny.learner(base, guidance=GUIDANCE[base], decoder_weight_decay=1e-3)
+    other = learner.init(seed=4, render_size=tiny.RENDER[base])
+    state = learner.init(seed=3, render_size=tiny.RENDER[base]).replace(target=other.target)
+    twin = TorchTwin(learner.config, tiny.ACTION_DIM, tiny.STACK)
+    twin.load(state.params, state.target)
+    return learner, state, twin
+
+
+def relative(got, want) -> float:
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    return float(np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-8))
+
+
+def moments(opt):
+    """Adam's first moments: 1 - beta1 times the gradient after one step."""
+    return next(part.mu for part in jax.tree.leaves(opt, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
+
+
+def compare_trees(twin, tree, owner, read, tolerance):
+    pairs = twin.layers(tree, owner)
+    assert pairs
+    for layer, node in pairs:
+        for want, parameter in zip(twin.to_torch(layer, node), (layer.weight, layer.bias), strict=True):
+            got = read(parameter)
+            assert relative(got, want) < tolerance, (layer, node.keys())
+
+
+@BASES
+def test_losses_and_gradients_agree(base):
+    learner, state, twin = pair(base)
+    batch = tiny.batch(base, seed=1)
+    views, noise = learner.draw(state, batch.frames)
+
+    def gradient(parameter):
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    def clear():
+        for optimiser in twin.optimisers.values():
+            optimiser.zero_grad()
+
+    after, metrics = jax.jit(learner.critic_step)(state, batch, views, noise)
+    loss = twin.critic_loss(batch, views, noise)
+    loss.backward()
+    assert float(metrics["critic_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    mean = jax.tree.map(lambda m: m / 0.1, moments(after.opt["critic"]))
+    assert set(mean) == {"conv", "critic_head", "critic"}
+    compare_trees(twin, mean, twin, gradient, 1e-4)
+
+    if base == "deepmdp":
+        clear()
+        after, metrics = jax.jit(learner.auxiliary_step)(state, batch, views)
+        losses = twin.auxiliary_losses(batch, views)
+        sum(losses.values()).backward()
+        for name, loss in losses.items():
+            assert float(metrics[name]) == pytest.approx(float(loss.detach()), rel=1e-4)
+        mean = jax.tree.map(lambda m: m / 0.1, moments(after.opt["encoder"]))
+        assert set(mean) == {"conv", "critic_head"}
+        compare_trees(twin, mean, twin, gradient, 1e-4)
+        mean = jax.tree.map(
+            lambda m, p: m / 0.1 - learner.config.decoder_weight_decay * p,
+            moments(after.opt["decoder"]),
+            {name: state.params[name] for name in ("transition", "reward")},
+        )
+        compare_trees(twin, mean, twin, gradient, 1e-4)
+
+    clear()
+    after = jax.jit(learner.actor_step)(state, batch, views, noise)
+    losses = twin.actor_losses(batch, views, noise)
+    (losses["actor_loss"] + losses["guidance_loss"]).backward()
+    for name, loss in losses.items():
+        assert float(after.actor_metrics[name]) == pytest.approx(float(loss.detach()), rel=1e-4), name
+    mean = jax.tree.map(lambda m: m / 0.1, moments(after.opt["actor"]))
+    assert set(mean) == {"actor_head", "actor"}
+    compare_trees(twin, mean, twin, gradient, 1e-4)
+    assert all(parameter.grad is None for parameter in twin.conv.parameters()) or not any(
+        parameter.grad.any() for parameter in twin.conv.parameters()
+    )
+
+    clear()
+    losses["alpha_loss"].backward()
+    assert float(moments(after.opt["alpha"])) / 0.5 == pytest.approx(float(twin.log_alpha.grad), rel=1e-4)
+
+
+@BASES
+def test_five_updates_agree(base):
+    learner, state, twin = pair(base)
+    step = jax.jit(learner.step)
+    for seed in range(5):
+        batch = tiny.batch(base, seed)
+        views, noise = learner.draw(state, batch.frames)
+        state, metrics = step(state, batch, views, noise)
+        for name, loss in twin.update(batch, views, noise).items():
+            assert float(metrics[name]) == pytest.approx(loss, rel=1e-3), name
+    compare_trees(twin, state.params, twin, lambda p: p.detach(), 1e-3)
+    compare_trees(twin, state.target, twin.target, lambda p: p.detach(), 1e-3)
+    assert float(state.params["log_alpha"]) == pytest.approx(float(twin.log_alpha.detach()), rel=1e-3)
+
+
+def test_actions_agree():
+    learner, state, twin = pair("sac")
+    stack = tiny.batch("sac", 0).frames[:4, 0].repeat(3, axis=-1)
+    np.testing.assert_allclose(learner.mean_action(state.params, stack), twin.act(stack), atol=1e-5)
+    key = jax.random.PRNGKey(5)
+    noise = np.asarray(jax.random.normal(key, (4, tiny.ACTION_DIM)))
+    np.testing.assert_allclose(learner.sample_action(state.params, stack, key), twin.act(stack, noise), atol=1e-5)
