@@ -17,7 +17,7 @@ from covr_jax import augment
 from covr_jax.augment import Views
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import guidance, sac
-from covr_jax.methods import BASES, METHODS, PolicySample, row
+from covr_jax.methods import BASES, METHODS, ActorTerm, PolicySample, row
 from covr_jax.networks import Actor, ConvStack, Head, TwinCritic, conv_output_size
 from covr_jax.types import Array, Batch, LearnerState, Metrics, Params
 
@@ -83,6 +83,7 @@ class Learner:
         self.metric_names = (*CRITIC_METRICS, *ACTOR_METRICS, *BATCH_METRICS)
         if self.base.auxiliary:
             self.metric_names += self.base.auxiliary.metrics
+        self._init = jax.jit(self._new_state)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
         self.sample_action = jax.jit(self._sample_action)
@@ -92,19 +93,21 @@ class Learner:
 
     def init(self, seed: int, render_size: int) -> LearnerState:
         """A new state, a pure function of the seed. ValueError if frames of render_size give no image_size view."""
+        augment.check(self.augmentation, render_size, self.config.image_size)
+        return self._init(jax.random.PRNGKey(seed))
+
+    def _new_state(self, key: jax.Array) -> LearnerState:
         config = self.config
-        augment.check(self.augmentation, render_size, config.image_size)
-        root, key = jax.random.split(jax.random.PRNGKey(seed))
+        root, key = jax.random.split(key)
         keys = iter(jax.random.split(key, 5 + len(self._aux_heads)))
-        picture = jnp.zeros((1, config.image_size, config.image_size, 3 * self.frame_stack), jnp.uint8)
-        action = jnp.zeros((1, self.action_dim))
 
         def create(module, *inputs):
             return module.init(next(keys), *inputs)["params"]
 
-        conv = create(self._conv, picture)
-        features = jnp.zeros((1, conv_output_size(config.image_size, config.kernels, config.strides) ** 2 * config.filters[-1]))
-        latent = jnp.zeros((1, config.feature_dim))
+        conv = create(self._conv, jnp.zeros((1, config.image_size, config.image_size, 3 * self.frame_stack), jnp.uint8))
+        side = conv_output_size(config.image_size, config.kernels, config.strides)
+        features = jnp.zeros((1, side * side * config.filters[-1]))
+        latent, action = jnp.zeros((1, config.feature_dim)), jnp.zeros((1, self.action_dim))
         params = {
             "conv": conv,
             "critic_head": create(self._head, features),
@@ -268,7 +271,9 @@ class Learner:
             index += index * (turn & jnp.any(batch.prior_ok > 0))
         return jax.lax.switch(index, branches, state)
 
-    def _actor_update(self, batch: Batch, views: Views, noise: Noise, terms: tuple, state: LearnerState) -> LearnerState:
+    def _actor_update(
+        self, batch: Batch, views: Views, noise: Noise, terms: tuple[ActorTerm, ...], state: LearnerState
+    ) -> LearnerState:
         params = state.params
         features = jax.lax.stop_gradient(self.features(params, views.o))
         alpha = jnp.exp(params["log_alpha"])

@@ -82,6 +82,7 @@ class Trainer:
         self._episode_return = self._evaluation_mean = math.nan
         self._vlm_returns: dict[str, list[float]] = {}  # adapter version -> returns of the VLM alone
         self._notes: dict[str, str] = {}
+        self.interrupted = False
 
     def __enter__(self) -> Trainer:
         return self
@@ -95,8 +96,17 @@ class Trainer:
         """The run's one counter: budget, psi, cold start and label period are all in this unit (S1)."""
         return self.counters.frames if self.config.run.step_unit == "frames" else self.counters.decisions
 
+    @property
+    def finished(self) -> bool:
+        return self.interrupted or self.steps >= self.config.run.steps
+
+    def stop(self) -> None:
+        """Ends ``run`` after the decision that is under way; safe to call from a signal handler."""
+        self.interrupted = True
+
     def run(self) -> LearnerState:
-        while self.steps < self.config.run.steps:
+        """Trains until the budget is spent or ``stop`` is called; the last parameters are checkpointed."""
+        while not self.finished:
             self.episode()
         if self.labels is not None:
             self.labels.drain()
@@ -113,7 +123,7 @@ class Trainer:
         observation = Observation(frame, self._stack.reset(frame), info["state"])
         self.replay.begin(frame)
         total, first, over = 0.0, True, False
-        while not over and self.steps < self.config.run.steps:
+        while not over and not self.finished:
             reward, observation, over = self._decision(observation, first)
             total, first = total + reward, False
         if over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,7 +30,11 @@ EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in
 
 
 def run(built: Built, out: Path) -> None:
-    """Trains, evaluates and writes ``out``. Raises ValueError, GlError, PriorUnavailable, KeyboardInterrupt."""
+    """Trains, evaluates and writes ``out``.
+
+    The first SIGINT or SIGTERM lets the decision under way end and the parameters be saved, then KeyboardInterrupt
+    is raised; the second raises it at once. Raises ValueError, GlError, PriorUnavailable, TuningFailed.
+    """
     config = configuration.resolve(built.config)
     with ExitStack() as stack:
         env = stack.enter_context(environment(config))
@@ -41,8 +46,26 @@ def run(built: Built, out: Path) -> None:
         recorder = RunRecorder(directory, config.run.steps, config.run.step_unit, env.action_names, env.decision_rate)
         stack.callback(recorder.close)
         trainer = stack.enter_context(Trainer(config, env, eval_envs, recorder, prior))
+        stack.enter_context(_stopped_by_signals(trainer))
         trainer.run()
+        if trainer.interrupted:
+            raise KeyboardInterrupt
     print(f"report: {out / 'report.html'}\nnext:   python -m experiments.evaluate --run={out} --episodes=10")
+
+
+@contextmanager
+def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
+    def stop(*_) -> None:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.stop()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

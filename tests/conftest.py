@@ -19,3 +19,19 @@ def pytest_configure(config):
 
     jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# Tests that may be skipped, by the reason they print. CI fails on any other: a missing library must not pass for green.
+ALLOWED_SKIPS = ("needs an accelerator",)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = [] if reporter is None else reporter.stats.get("skipped", [])
+    unexpected = sorted({report.nodeid for report in skipped if not _allowed(report)})
+    if unexpected and os.environ.get("CI"):
+        reporter.write_line(f"unexpected skips: {', '.join(unexpected)}", red=True)
+        session.exitstatus = 1
+
+
+def _allowed(report) -> bool:
+    return isinstance(report.longrepr, tuple) and any(reason in report.longrepr[2] for reason in ALLOWED_SKIPS)

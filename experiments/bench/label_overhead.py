@@ -2,7 +2,8 @@
 
     python -m experiments.bench.label_overhead --preset=cpu,tiny --episodes=6 --out=overhead.json
 
-The base and the guided run take turns, an episode each, in one process; tuning rounds are left out (a frozen VLM, ``dpl``).
+The base and the guided run take turns, an episode each, in one process. The VLM is frozen (``dpl``), so that tuning rounds
+are left out.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ def main(_) -> None:
     prepare()
     from experiments.run import environment, open_prior
 
-    built = configuration.build(
-        _PRESET.value, {"env.name": _ENV.value}, ["run.random_decisions=0", "run.video=false", "run.eval_every=1000000000"]
-    )
+    settings = ["run.random_decisions=0", "run.video=false", "run.eval_every=1000000000"]
+    built = configuration.build(_PRESET.value, {"env.name": _ENV.value}, settings)
     config = configuration.resolve(built.config)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -43,7 +43,7 @@ def fill(task: Callable, rng: np.random.Generator, shape: tuple[int, ...], side:
 
 
 def time_limit_or_terminal(rng: np.random.Generator, action: np.ndarray) -> Transitions:
-    """Reward 1 always. LEFT never ends (its episodes are cut by a time limit): 1/(1-discount). RIGHT ends at once: 1."""
+    """Reward 1 always. LEFT never ends but is cut by a time limit: value 1/(1-discount). RIGHT ends at once: 1."""
     state = rng.choice([LEFT, RIGHT], action.shape)
     return Transitions(state, np.float32(1), state == LEFT, state)
 

@@ -34,9 +34,11 @@ def crop_corners(view) -> np.ndarray:
     """Top left corner [B,2] of each sample's window; asserts that the window is contiguous in every frame."""
     view = np.asarray(view).astype(int)
     size = view.shape[1]
-    for frame in range(view.shape[-1] // 3):
-        np.testing.assert_array_equal(view[..., 3 * frame] - view[:, :1, :1, 0], np.broadcast_to(np.arange(size)[:, None], view.shape[:3]))
-        np.testing.assert_array_equal(view[..., 3 * frame + 1] - view[:, :1, :1, 1], np.broadcast_to(np.arange(size), view.shape[:3]))
+    down = np.broadcast_to(np.arange(size)[:, None], view.shape[:3])
+    right = np.broadcast_to(np.arange(size), view.shape[:3])
+    for frame in range(0, view.shape[-1], 3):
+        np.testing.assert_array_equal(view[..., frame] - view[:, :1, :1, 0], down)
+        np.testing.assert_array_equal(view[..., frame + 1] - view[:, :1, :1, 1], right)
     return view[:, 0, 0, :2] - 1
 
 

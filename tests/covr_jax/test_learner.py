@@ -12,11 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder
 
-import tiny  # noqa: E402
+import tiny
 
-from covr_jax.config import GuidanceConfig  # noqa: E402
-from covr_jax.learner import Learner  # noqa: E402
-from covr_jax.methods import BASES, METHODS  # noqa: E402
+from covr_jax.config import GuidanceConfig
+from covr_jax.learner import Learner
+from covr_jax.methods import BASES, METHODS
 
 EVERY_BASE = pytest.mark.parametrize("base", tiny.BASES)
 

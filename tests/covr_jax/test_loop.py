@@ -174,7 +174,7 @@ def test_labels_guide_the_actor_and_nothing_runs_ahead_of_the_lag(base):
 
 
 def test_rounds_fire_by_schedule_and_the_cold_start_asks_nothing():
-    state, lines = train(change(learner={"method": "covr"}), Tunable())
+    _, lines = train(change(learner={"method": "covr"}), Tunable())
     # psi 400, 800; 1000 frames are one episode, so the first round finds no closed one.
     assert [(line["frames"], line["round"], line["total"]) for line in lines["rounds"]] == [(400, 0, 0), (1200, 1, 75)]
     assert "adapter_version" not in lines["rounds"][0]

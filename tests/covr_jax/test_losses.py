@@ -32,7 +32,12 @@ def test_td_target(wrap):
         return sac.td_target(*arrays, discount=0.5)
 
     got = wrap(target)(
-        array(1.0, 1.0, -2.0), array(1.0, 0.0, 1.0), array(4.0, 4.0, 0.0), array(6.0, 6.0, -8.0), array(-2.0, -2.0, 10.0), jnp.float32(0.1)
+        array(1.0, 1.0, -2.0),  # reward
+        array(1.0, 0.0, 1.0),  # not done
+        array(4.0, 4.0, 0.0),
+        array(6.0, 6.0, -8.0),
+        array(-2.0, -2.0, 10.0),  # log pi
+        jnp.float32(0.1),
     )
     # 1 + 0.5 (4 + 0.2); terminal: the reward alone; -2 + 0.5 (-8 - 1)
     np.testing.assert_allclose(got, [3.1, 1.0, -6.5], rtol=1e-6)

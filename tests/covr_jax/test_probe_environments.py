@@ -11,11 +11,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder
 
-import probe_envs  # noqa: E402
-import tiny  # noqa: E402
-from probe_envs import BOTTOM, LEFT, RIGHT, TOP  # noqa: E402
+import probe_envs
+import tiny
+from probe_envs import BOTTOM, LEFT, RIGHT, TOP
 
-from covr_jax.learner import Learner  # noqa: E402
+from covr_jax.learner import Learner
 
 DISCOUNT, BATCH, FUSED = 0.5, 32, 50
 RENDER = {"sac": 12, "rad": 14, "deepmdp": 12}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,21 @@ def test_a_run_is_not_overwritten_unless_told(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     done = train(tmp_path, "--preset=smoke", "--method=none")
     assert done.returncode == 2 and "not empty" in done.stderr
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.train", f"--out={out}", "--preset=smoke", "--method=none"]
+    command += ["--set", "run.steps=1000000", "--set", "run.log_every=8"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors[-2000:]
+    assert "Traceback" not in errors
+    assert json.loads((out / "STATUS.json").read_text())["state"] == "interrupted"
+    assert program("experiments.evaluate", f"--run={out}", "--episodes=1").returncode == 0
