@@ -1,7 +1,8 @@
 """The configuration of a run: frozen dataclasses, the single source of every default.
 
 Defaults are the ledger's (docs/fidelity.md); presets in experiments/presets override them. ``None`` means "the
-table value of the task or of the base", filled in by ``experiments.configuration.resolve``.
+table value of the task or of the base": ``experiments.configuration.resolve`` fills in the learner's and the rounds',
+the environment its own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class LearnerConfig:
     base: str = "rad"  # a row of methods.BASES
     method: str = "covr"  # a row of methods.METHODS
     augmentation: str | None = None  # none | crop | translate
-    image_size: int = 84  # pixels that the encoder sees (crop: out of render_size; translate: the canvas)
+    image_size: int | None = None  # pixels that the encoder sees (crop: out of render_size; translate: the canvas)
     filters: tuple[int, ...] = (32, 32, 32, 32)
     kernels: tuple[int, ...] = (3, 3, 3, 3)
     strides: tuple[int, ...] = (2, 1, 1, 1)

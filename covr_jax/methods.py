@@ -81,7 +81,7 @@ def _guidance_term(policy: PolicySample, batch: Batch, config: LearnerConfig) ->
 
 BASES: dict[str, Base] = {
     "sac": Base(augmentations=("none",)),
-    "rad": Base(augmentations=("crop", "translate")),
+    "rad": Base(augmentations=("translate", "crop")),
     "deepmdp": Base(
         augmentations=("none",),
         auxiliary=Auxiliary(_model_heads, _model_losses, ("transition_loss", "reward_loss")),

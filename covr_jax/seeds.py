@@ -1,4 +1,4 @@
-"""Every random number of a run is a function of (seed, stream, counters): counters are all that a resume needs."""
+"""Every random number of a run is a function of (seed, stream, counters)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ _STREAMS = {"episode": 0, "evaluation": 1, "replay": 2, "random_action": 3, "act
 
 def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:
     """A generator that depends on its arguments alone. Raises KeyError for an unknown stream."""
-    return np.random.default_rng([seed, _STREAMS[stream], *counters])
+    # Their number is part of the key: NumPy takes [1, 5] and [1, 5, 0] for the same.
+    return np.random.default_rng([seed, _STREAMS[stream], len(counters), *counters])
 
 
 def integer(seed: int, stream: str, *counters: int) -> int:

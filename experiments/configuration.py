@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from covr_jax import methods
+from covr_jax import augment, methods, schedule
 from covr_jax.config import Config
 from experiments.configuration_values import AUTO, coerce, field_types
 
@@ -80,9 +80,11 @@ def resolve(config: Config) -> Config:
 
     ``learner.target_entropy`` stays None (the learner takes minus the number of action dimensions).
     """
-    learner, rounds = config.learner, config.rounds
+    learner, rounds, size = config.learner, config.rounds, config.env.render_size
     if learner.augmentation is None:
         learner = dataclasses.replace(learner, augmentation=methods.BASES[learner.base].augmentations[0])
+    if learner.image_size is None:
+        learner = dataclasses.replace(learner, image_size=round(size * augment.VIEW_SHARE[learner.augmentation]))
     if rounds.discount is None:
         rounds = dataclasses.replace(rounds, discount=learner.discount)
     resolved = dataclasses.replace(config, learner=learner, rounds=rounds)
@@ -178,13 +180,9 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"learner.augmentation={learner.augmentation!r}: base {learner.base} allows {', '.join(allowed)}"
         )
-    if learner.augmentation == "translate" and learner.image_size < env.render_size:
-        raise ValueError(
-            f"learner.image_size={learner.image_size}: augmentation translate needs at least "
-            f"env.render_size={env.render_size}"
-        )
-    if learner.augmentation in ("crop", "none") and learner.image_size > env.render_size:
-        raise ValueError(
-            f"learner.image_size={learner.image_size}: augmentation {learner.augmentation} needs at most "
-            f"env.render_size={env.render_size}"
-        )
+    if learner.augmentation is not None and learner.image_size is not None:
+        augment.check(learner.augmentation, env.render_size, learner.image_size)
+    due = schedule.tuning_steps(config.run.steps, config.rounds.psi0, config.rounds.schedule)
+    longest = max((now - before for before, now in zip([0, *due], due, strict=False)), default=0)
+    if methods.METHODS[learner.method].tunes_prior and config.replay.capacity < longest:
+        raise ValueError(f"replay.capacity={config.replay.capacity}: a round needs its steps, up to {longest} here")

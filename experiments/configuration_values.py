@@ -123,11 +123,11 @@ RANGES: dict[str, Range] = {
     "rounds.max_steps": NON_NEGATIVE,
     "rounds.batch_size": POSITIVE,
     "rounds.deadline_s": POSITIVE,
-    "run.seed": NON_NEGATIVE,
+    "run.seed": Range(low=0, high=2**32 - 1),
     "run.steps": POSITIVE,
     "run.random_decisions": NON_NEGATIVE,
     "run.eval_every": POSITIVE,
-    "run.eval_episodes": NON_NEGATIVE,
+    "run.eval_episodes": POSITIVE,
     "run.log_every": POSITIVE,
 }
 
