@@ -71,7 +71,7 @@ def _centre(pictures: jax.Array, size: int) -> jax.Array:
 
 _VIEWS = {"none": _no_views, "crop": _crop_views, "translate": _translate_views}
 NAMES = tuple(_VIEWS)
-VIEW_SHARE = {"none": 1.0, "crop": 0.84, "translate": 1.08}  # RAD's side of the view over the frame's: 84 and 108 of 100
+VIEW_SHARE = {"none": 1.0, "crop": 0.84, "translate": 1.08}  # of the frame's side; RAD's 84 and 108 of 100
 
 
 def check(name: str, render_size: int, image_size: int) -> None:

@@ -12,7 +12,7 @@ from covr_jax import eddf, returns, schedule
 from covr_jax.config import RoundsConfig
 from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior, TuningFailed
 from covr_jax.replay.buffer import ReplayBuffer
-from covr_jax.types import Observation, Sample
+from covr_jax.types import Sample
 
 
 class Steps(NamedTuple):
@@ -88,6 +88,7 @@ class Rounds:
         self._action_dim = action_dim
         self.memory = ReturnMemory(discount if config.discount is None else config.discount, config.open_episode)
         self.done = 0  # c, rounds done
+        self.adapter_round = 0  # tuning iteration of the adapter that answers
         self._steps = 0  # f, steps since the last round
 
     @property
@@ -104,7 +105,7 @@ class Rounds:
         """The earliest tuning iteration whose labels may guide (C11); infinite while the cold start lasts."""
         if not self.warm:
             return math.inf
-        return {"keep": 0, "keep_warm": self.config.cold_start, "latest": self.done}[self.config.stale_labels]
+        return {"keep": 0, "keep_warm": self.config.cold_start, "latest": self.adapter_round}[self.config.stale_labels]
 
     def advance(self, steps: int) -> bool:
         """Counts steps; True when a round is due, i.e. f has reached psi_c (counted after the step, C9)."""
@@ -143,8 +144,8 @@ def run_round(
     """One round: EDDF on D_f, tuning on what is kept, and the VLM driving alone before and after.
 
     A teacher cannot be tuned: its rounds only filter. Returns the line of rounds.jsonl (without the counters).
-    Raises PriorUnavailable or TuningFailed only if the prior is ``required``; otherwise the adapter stays as it was
-    and the record's ``error`` says why.
+    Raises PriorUnavailable only if the prior is ``required``; otherwise, and when tuning fails (no sample with a
+    positive return, say), the adapter stays as it was and the record's ``error`` says why.
     """
     filtered = rounds.filter(entropy)
     record = {"round": rounds.done, **statistics(filtered)}
@@ -153,11 +154,13 @@ def run_round(
             record["vlm_returns_before"] = vlm_alone()
             if filtered.keep.any():
                 report = prior.tune(_samples(filtered, replay), rounds.config, seed=seed, progress=progress)._asdict()
+                if report["activated"]:
+                    rounds.adapter_round = rounds.done + 1
                 del report["seconds"]  # wall-clock stays out of what two equal runs share
                 record |= {f"adapter_{key}" if key in ("version", "digest") else key: report[key] for key in report}
             record["vlm_returns_after"] = vlm_alone()
     except (PriorUnavailable, TuningFailed) as error:
-        if required:
+        if required and isinstance(error, PriorUnavailable):
             raise
         record["error"] = str(error)
     for when in ("before", "after"):
@@ -172,7 +175,7 @@ def _samples(filtered: Filtered, replay: ReplayBuffer) -> list[Sample]:
     steps, kept = filtered.steps, np.flatnonzero(filtered.keep)
     frames, actions = replay.frames(steps.ids[kept]), replay.actions(steps.ids[kept])
     return [
-        Sample(Observation(frames[n], frames[n], steps.states[i]), actions[n], float(steps.returns[i]))
+        Sample(frames[n], steps.states[i], actions[n], float(steps.returns[i]))
         for n, i in enumerate(kept)
     ]
 

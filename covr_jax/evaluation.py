@@ -10,8 +10,8 @@ import numpy as np
 
 from covr_jax.envs.stack import FrameStack
 from covr_jax.learner import Learner
-from covr_jax.priors.labels import asks
 from covr_jax.priors.source import PriorSource
+from covr_jax.schedule import asks
 from covr_jax.types import Observation, Params
 
 

@@ -61,6 +61,8 @@ class Learner:
             allowed = ", ".join(self.base.augmentations)
             raise ValueError(f"augmentation {self.augmentation!r} is none of base {config.base!r}; allowed: {allowed}")
         guidance.check(config.guidance)
+        if config.image_size is None:
+            raise ValueError("image_size is not set; the learner needs the side in pixels that its encoder sees")
         conv_output_size(config.image_size, config.kernels, config.strides)
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
 

@@ -18,10 +18,11 @@ from covr_jax.envs.stack import FrameStack
 from covr_jax.evaluation import Episode, PriorPolicy, mean_policy, run_episodes
 from covr_jax.learner import Learner
 from covr_jax.methods import METHODS
-from covr_jax.priors.labels import Answered, HeldLabels, asks
+from covr_jax.priors.labels import Answered, HeldLabels
 from covr_jax.priors.pipeline import PriorPipeline
 from covr_jax.priors.source import PriorSource, PriorUnavailable
 from covr_jax.replay.buffer import ReplayBuffer
+from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
 from covr_jax.types import LearnerState, Observation
 
@@ -48,7 +49,7 @@ class Counters:
 
 
 class Trainer:
-    """One run. After an exception ``state`` is still good for a last checkpoint."""
+    """One run: ``run`` does it all."""
 
     def __init__(
         self,
@@ -67,6 +68,8 @@ class Trainer:
         self.replay = ReplayBuffer(config.replay.capacity, (size, size, 3), self._action_dim, stack)
         self.counters = Counters()
         self.watch = Stopwatch()
+        if method.asks_prior and prior is None:
+            raise ValueError(f"method {config.learner.method} needs a prior")
         self.prior = prior if method.asks_prior else None
         self.rounds = self.labels = self.pipeline = None
         if self.prior is not None:
@@ -165,7 +168,7 @@ class Trainer:
             return np.asarray(self.learner.sample_action(self.state.params, observation.stack[None], key))[0]
 
     def _learn(self, decision: int) -> None:
-        if decision < self.config.run.random_decisions:
+        if decision < self.config.run.random_decisions or not len(self.replay):
             return
         config = self.config.learner
         with self.watch.part("sample"):
@@ -217,8 +220,9 @@ class Trainer:
             size = len(self.eval_envs)
             episodes = []
             for i in range(0, count, size):
+                part = chosen[i : i + size]
                 policy = PriorPolicy(self.prior, self.config.prior.period, self._steps_per_decision, self._action_dim)
-                episodes += run_episodes(self.eval_envs, policy, self.config.env.frame_stack, chosen[i : i + size])
+                episodes += run_episodes(self.eval_envs[: len(part)], policy, self.config.env.frame_stack, part)
             self._vlm_returns[version] = [episode.episode_return for episode in episodes]
         return self._vlm_returns[version]
 
@@ -254,7 +258,7 @@ class Trainer:
         if self.labels is not None:
             counts = self.labels.counts
             record |= {f"labels_{status}": counts[status] for status in ("ok", "clipped", "malformed", "unavailable")}
-            record |= {"label_agreement": self.labels.pop_agreement(), "prior_available": int(self.pipeline.available)}
+            record |= {"label_distance": self.labels.pop_distance(), "prior_available": int(self.pipeline.available)}
             asked = sum(counts.values())
             self._notes["parsed"] = f"{(counts['ok'] + counts['clipped']) / asked:.0%}" if asked else "-"
             if not self.pipeline.available:
@@ -289,13 +293,23 @@ class Trainer:
             self.recorder.checkpoint(self.state)
 
     def _prior_actions(self, video: Episode | None) -> np.ndarray | None:
-        """What the prior would have done in the video's frames, for the eye; None without an available prior."""
+        """What the prior would have done in the video's frames, for the eye; None without an available prior.
+
+        Asked while the pipeline is idle and in its group size: the server then never batches these questions with
+        training's, whose answers stay a function of the seed.
+        """
         if video is None or self.prior is None or not self.pipeline.available:
             return None
         step = self._steps_per_decision
         asked = [t for t in range(video.decisions) if asks((t - 1) * step, t * step, self.config.prior.period, t == 0)]
+        size = self.config.prior.group
+        self.pipeline.settle()
         try:
-            labels = self.prior.predict([video.observations[t] for t in asked])
+            labels = [
+                label
+                for i in range(0, len(asked), size)
+                for label in self.prior.predict([video.observations[t] for t in asked[i : i + size]])
+            ]
         except PriorUnavailable:
             return None
         actions = np.full((video.decisions, self._action_dim), np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""When the VLM is tuned: growing intervals between rounds (COVR, Algorithm 1)."""
+"""When the VLM is tuned, and when it is asked (COVR, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -68,3 +68,12 @@ def tuning_steps(budget: int, psi0: int, rule: str = "linear") -> list[int]:
         steps.append(at)
         at += interval(len(steps), psi0, rule)
     return steps
+
+
+def asks(steps_before: int, steps_now: int, period: int, first: bool) -> bool:
+    """Whether the decision at ``steps_now`` is a question (S5).
+
+    It is when the step counter has crossed a multiple of ``period`` since the decision before, at ``steps_before``, and
+    at the start of an episode.
+    """
+    return first or steps_now // period > steps_before // period

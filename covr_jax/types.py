@@ -61,7 +61,8 @@ class Label(NamedTuple):
 class Sample(NamedTuple):
     """One step of the agent's own experience, as the VLM is tuned on it."""
 
-    observation: Observation
+    frame: np.ndarray  # uint8 [H, W, 3]
+    state: dict[str, float]  # as of Observation
     action: np.ndarray  # float32 [A], executed
     return_to_go: float  # g, reward units
 

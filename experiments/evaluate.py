@@ -12,9 +12,11 @@ from absl import app, flags
 
 from covr_jax import seeds
 from covr_jax.envs.gl import GlError
-from covr_jax.evaluation import run_episodes
+from covr_jax.evaluation import mean_policy, run_episodes
 from experiments.command_line import fail, prepare
+from experiments.policy import environment, load_policy
 from experiments.run_directory import read_config
+from experiments.video import write_episode
 
 _RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
 _EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes to drive.", lower_bound=1)
@@ -28,31 +30,24 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected argument {argv[1]!r}; all options start with --")
     try:
         evaluate(Path(_RUN.value))
-    except (ValueError, GlError) as error:
+    except (ValueError, GlError, OSError) as error:
         fail(str(error))
 
 
 def evaluate(run: Path) -> None:
-    from experiments.run import environment, saved_policy  # imports MuJoCo, which needs a GL library
-    from experiments.video import write_episode
-
     config = read_config(run)
     chosen = [seeds.integer(_SEED.value, "evaluation", i) for i in range(_EPISODES.value)]
     with environment(config) as env:
-        policy = saved_policy(run, env.action_space.shape[0])
-
-        def act(observations):
-            return np.stack([policy(observation.stack) for observation in observations])
-
-        episodes = run_episodes([env], act, config.env.frame_stack, chosen, traced=int(_VIDEO.value is not None))
+        policy = mean_policy(*load_policy(run, env.action_space.shape[0]))
+        traced = int(_VIDEO.value is not None)
+        episodes = run_episodes([env], policy, config.env.frame_stack, chosen, traced)
         returns = np.array([episode.episode_return for episode in episodes])
         print("returns: " + " ".join(f"{value:.1f}" for value in returns))
         print(f"mean {returns.mean():.1f}, std {returns.std():.1f} over {len(returns)} episodes")
         if _VIDEO.value is not None:
             frames = np.stack([observation.frame for observation in episodes[0].observations])
             actions = np.stack(episodes[0].actions)
-            path = write_episode(_VIDEO.value, frames, actions, None, env.action_names, env.decision_rate)
-            print(f"video: {path}")
+            print(f"video: {write_episode(_VIDEO.value, frames, actions, None, env.action_names, env.decision_rate)}")
 
 
 if __name__ == "__main__":

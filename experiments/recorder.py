@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,9 @@ from covr_jax.checkpoint import save_params
 from covr_jax.evaluation import Episode
 from covr_jax.priors.labels import Answered
 from covr_jax.types import LearnerState
+from experiments.policy import params_path
 from experiments.run_directory import RunDirectory
 from experiments.video import write_episode
-
-PARAMS = "params"  # folder of the newest parameters under checkpoints/
-
-
-def params_path(run: Path) -> Path:
-    return run / "checkpoints" / PARAMS
 
 
 class RunRecorder:
@@ -46,10 +40,13 @@ class RunRecorder:
             with warnings.catch_warnings():
                 # JAX warns of every child process; this one execs ffmpeg at once.
                 warnings.filterwarnings("ignore", message="os.fork")
-                write_episode(
-                    self._run.path / name, frames, np.stack(video.actions), prior_actions, self._names, self._fps
-                )
-            record = {**record, "video": name}
+                try:
+                    write_episode(
+                        self._run.path / name, frames, np.stack(video.actions), prior_actions, self._names, self._fps
+                    )
+                    record = {**record, "video": name}
+                except (OSError, RuntimeError) as error:  # a picture is not worth the run
+                    self._bar.write(f"no video: {error}")
         self._run.write("evaluations", record)
         self._bar.write(
             f"{record['frames']:>9} frames  evaluation {record['return_mean']:.0f} ± {record['return_std']:.0f} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from covr_jax import envs
-from covr_jax.checkpoint import load_params
 from covr_jax.config import Config
-from covr_jax.learner import Learner
 from covr_jax.loop import Trainer
 from covr_jax.methods import METHODS
 from covr_jax.priors import teachers
@@ -23,13 +21,14 @@ from covr_jax.priors.server_process import ServerProcess
 from covr_jax.priors.source import PriorSource
 from experiments import configuration, environment_info, report
 from experiments.configuration import Built
-from experiments.recorder import RunRecorder, params_path
-from experiments.run_directory import RunDirectory, read_config
+from experiments.policy import environment, load_policy
+from experiments.recorder import RunRecorder
+from experiments.run_directory import RunDirectory
 
 EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in batches
 
 
-def run(built: Built, out: Path) -> None:
+def run(built: Built, out: Path, overwrite: bool = False) -> None:
     """Trains, evaluates and writes ``out``.
 
     The first SIGINT or SIGTERM lets the decision under way end and the parameters be saved, then KeyboardInterrupt
@@ -39,8 +38,8 @@ def run(built: Built, out: Path) -> None:
     with ExitStack() as stack:
         env = stack.enter_context(environment(config))
         eval_envs = [stack.enter_context(environment(config)) for _ in range(EVALUATION_ENVS)]
-        directory = RunDirectory.create(out, config, built.overrides, environment_info.describe())
-        stack.callback(report.report, [str(out)])
+        directory = RunDirectory.create(out, config, built.overrides, environment_info.describe(), overwrite)
+        stack.callback(_report, out)
         stack.enter_context(directory)
         prior = stack.enter_context(open_prior(config, out, env)) if METHODS[config.learner.method].asks_prior else None
         recorder = RunRecorder(directory, config.run.steps, config.run.step_unit, env.action_names, env.decision_rate)
@@ -68,13 +67,11 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def environment(config: Config) -> Iterator[gymnasium.Env]:
-    env = envs.make(config.env)
+def _report(out: Path) -> None:
     try:
-        yield env
-    finally:
-        env.close()
+        report.report([str(out)])
+    except (OSError, ValueError) as error:  # the run itself is written
+        print(f"no report: {error}", file=sys.stderr)
 
 
 @contextmanager
@@ -111,16 +108,11 @@ def _teacher(config: Config, action_dim: int) -> PriorSource:
         action_dim,
         config.run.seed,
         prior.teacher_noise,
-        saved_policy(Path(prior.teacher_policy), action_dim) if prior.teacher_policy else None,
+        _saved_policy(Path(prior.teacher_policy), action_dim) if prior.teacher_policy else None,
     )
 
 
-def saved_policy(run: Path, action_dim: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The mean action of a finished run's policy: stack uint8 [H, W, 3*S] -> float32 [A]. Raises ValueError."""
-    config = read_config(run)
-    learner = Learner(config.learner, action_dim, config.env.frame_stack)
-    try:
-        params = load_params(params_path(run), learner.init(0, config.env.render_size).params)
-    except FileNotFoundError as error:
-        raise ValueError(f"{error}; train one with python -m experiments.train --out={run}") from None
+def _saved_policy(run: Path, action_dim: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean action of a finished run: stack uint8 [H, W, 3*S] -> float32 [A]. Raises ValueError."""
+    learner, params = load_policy(run, action_dim)
     return lambda stack: np.asarray(learner.mean_action(params, stack[None]))[0]

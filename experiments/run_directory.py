@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -64,10 +65,17 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: str | Path, config: Config, overrides: Sequence[str], environment: Mapping[str, Any]
+        cls,
+        path: str | Path,
+        config: Config,
+        overrides: Sequence[str],
+        environment: Mapping[str, Any],
+        overwrite: bool = False,
     ) -> RunDirectory:
-        """A new run in ``path``. Raises ValueError if something is there already."""
+        """A new run in ``path``; with ``overwrite`` it replaces a run. Raises ValueError if anything else is there."""
         path = Path(path)
+        if overwrite and (path / "config.json").is_file():
+            shutil.rmtree(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(
                 f"{path} is not empty: replace a run by --overwrite, or name another directory by --out"
@@ -130,14 +138,16 @@ class RunDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.set_status("done", "")
-        elif issubclass(kind, KeyboardInterrupt):
-            self.set_status("interrupted", "stopped by the user")
-        else:
-            first = (str(error).splitlines() or [""])[0]
-            self.set_status("failed", f"{kind.__name__}: {first}")
-        self.close()
+        try:
+            if kind is None:
+                self.set_status("done", "")
+            elif issubclass(kind, KeyboardInterrupt):
+                self.set_status("interrupted", "stopped by the user")
+            else:
+                first = (str(error).splitlines() or [""])[0]
+                self.set_status("failed", f"{kind.__name__}: {first}")
+        finally:
+            self.close()
 
     def _lines(self, stream: str) -> Path:
         return self.path / f"{stream}.jsonl"

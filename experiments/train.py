@@ -4,7 +4,8 @@
     python -m experiments.train --env=dmc/reacher/easy --base=rad --method=none --seed=2 --steps=100000 --out=runs/rad
     python -m experiments.train --preset=cpu --method=dpl --prior=teacher:oracle --set learner.guidance.weight=2
 
-Exit codes: 0 done, 2 a wrong value or a missing requirement, 3 the prior is gone and was required, 130 interrupted.
+Exit codes: 0 done, 2 a wrong value or a missing requirement, 3 no prior at the start, or gone
+although it was required, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from covr_jax.priors.source import PriorUnavailable, TuningFailed
 from experiments import configuration
 from experiments.command_line import fail, prepare
 from experiments.configuration import Built
+from experiments.run import run
 
 MINIMUM_DISK_MB = 500
 
@@ -58,12 +60,6 @@ def _configure() -> Built:
     )
 
 
-def _clear(out: Path) -> None:
-    """Removes the run in ``out`` if --overwrite was given; anything that is not a run is left to the refusal."""
-    if _OVERWRITE.value and (out / "config.json").is_file():
-        shutil.rmtree(out)
-
-
 def _interrupt(*_) -> None:
     raise KeyboardInterrupt
 
@@ -76,14 +72,11 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         built = _configure()
-        _clear(out)
         parent = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
         if shutil.disk_usage(parent).free < MINIMUM_DISK_MB * 2**20:
             fail(f"less than {MINIMUM_DISK_MB} MB of disk are free at {parent}; free some or choose another --out")
-        from experiments.run import run  # imports MuJoCo, which needs a GL library
-
-        run(built, out)
-    except (ValueError, GlError) as error:
+        run(built, out, _OVERWRITE.value)
+    except (ValueError, GlError, OSError) as error:
         fail(str(error))
     except (PriorUnavailable, TuningFailed) as error:
         fail(str(error), code=3)

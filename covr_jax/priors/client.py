@@ -77,7 +77,7 @@ class GrpcPrior:
         end = time.monotonic() + self.deadline_s
         labels: list[Label] = []
         limits = self.limits
-        messages = [wire.observation(observation, self._state_names) for observation in observations]
+        messages = [wire.observation(seen.frame, seen.state, self._state_names) for seen in observations]
         room = (limits.max_message_bytes or 4 << 20) - 4096  # task, run and framing
         for part in wire.chunks(messages, limits.max_frames_per_request or len(messages), room):
             request = pb.PredictRequest(

@@ -10,13 +10,8 @@ import numpy as np
 from covr_jax.config import PriorConfig
 from covr_jax.priors.pipeline import PriorPipeline
 from covr_jax.replay.buffer import ReplayBuffer
+from covr_jax.schedule import asks
 from covr_jax.types import Label, Observation
-
-
-def asks(steps_before: int, steps_now: int, period: int, first: bool) -> bool:
-    """Whether the decision at ``steps_now`` is a question: the counter crossed a multiple of the period, or the
-    episode starts (S5)."""
-    return first or steps_now // period > steps_before // period
 
 
 class Answered(NamedTuple):
@@ -82,7 +77,7 @@ class HeldLabels:
         """Waits for every open question (before a round, at the end)."""
         self._take(self._pipeline.drain())
 
-    def pop_agreement(self) -> float | None:
+    def pop_distance(self) -> float | None:
         """Mean |a_v - a_r| over labels since the last call, averaged over dimensions; None without labels."""
         values, self._disagreement = self._disagreement, []
         return float(np.mean(values)) if values else None

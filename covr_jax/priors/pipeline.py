@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class Answer(NamedTuple):
     """A label for the transition that asked."""
 
-    ticket: int  # transition id
+    ticket: int  # the caller's name for the question
     label: Label
 
 
@@ -138,6 +138,11 @@ class PriorPipeline:
         while self._groups:
             answers += self._take()
         return answers
+
+    def settle(self) -> None:
+        """Waits until nothing is being asked, without taking an answer: others may then ask the source."""
+        with self._changed:
+            self._changed.wait_for(lambda: all(group.done for group in self._groups))
 
     def close(self) -> None:
         """Ends the thread and drops the questions that are still out.

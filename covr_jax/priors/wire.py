@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from covr.prior.v1 import prior_pb2 as pb
 
 from covr_jax.config import RoundsConfig
-from covr_jax.types import Label, Observation, Sample, TuningReport
+from covr_jax.types import Label, Sample, TuningReport
 
 CONSTRAINTS = {
     "default": pb.Decoding.CONSTRAINT_UNSPECIFIED,
@@ -26,18 +26,18 @@ _STATUS = {pb.REPLY_STATUS_OK: "ok", pb.REPLY_STATUS_CLIPPED: "clipped"}
 _ROUNDING = 1e-6  # a bound that was rounded to float32 on the way
 
 
-def observation(seen: Observation, state_names: Sequence[str]) -> pb.Observation:
+def observation(frame: np.ndarray, state: Mapping[str, float], state_names: Sequence[str]) -> pb.Observation:
     """The newest frame, and of the state what the task's prompt may mention (servers refuse other names).
 
     Raises ValueError for a frame that is not uint8 [H, W, 3].
     """
-    frame = np.ascontiguousarray(seen.frame)
+    frame = np.ascontiguousarray(frame)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"a frame must be uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
     height, width, channels = frame.shape
     message = pb.Frame(height=height, width=width, channels=channels, data=frame.tobytes())
-    state = {name: seen.state[name] for name in state_names if name in seen.state}
-    return pb.Observation(frame=message, state=state)
+    known = {name: state[name] for name in state_names if name in state}
+    return pb.Observation(frame=message, state=known)
 
 
 def label(answer: pb.Prediction, adapter: pb.AdapterRef, action_dim: int) -> Label:
@@ -52,7 +52,7 @@ def label(answer: pb.Prediction, adapter: pb.AdapterRef, action_dim: int) -> Lab
 
 def sample(taken: Sample, state_names: Sequence[str]) -> pb.Sample:
     return pb.Sample(
-        observation=observation(taken.observation, state_names),
+        observation=observation(taken.frame, taken.state, state_names),
         action=np.asarray(taken.action, np.float32).tolist(),
         return_to_go=taken.return_to_go,
     )

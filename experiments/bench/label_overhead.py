@@ -2,8 +2,7 @@
 
     python -m experiments.bench.label_overhead --preset=cpu,tiny --episodes=6 --out=overhead.json
 
-The base and the guided run take turns, an episode each, in one process. The VLM is frozen (``dpl``), so that tuning rounds
-are left out.
+The base and the guided run take turns, an episode each, in one process. The VLM is frozen (``dpl``): no tuning rounds.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from absl import app, flags
 from covr_jax.loop import Trainer
 from experiments import configuration, environment_info
 from experiments.command_line import prepare
+from experiments.policy import environment
+from experiments.run import open_prior
 
 _PRESET = flags.DEFINE_string("preset", "cpu,tiny", "As of experiments.train.")
 _ENV = flags.DEFINE_string("env", "dmc/cartpole/swingup", "As of experiments.train.")
@@ -38,8 +39,6 @@ class _Silent:
 
 def main(_) -> None:
     prepare()
-    from experiments.run import environment, open_prior
-
     settings = ["run.random_decisions=0", "run.video=false", "run.eval_every=1000000000"]
     built = configuration.build(_PRESET.value, {"env.name": _ENV.value}, settings)
     config = configuration.resolve(built.config)

@@ -91,10 +91,10 @@ def increments(values: Sequence[float]) -> list[float]:
 
 def _agreement(run: RunData) -> str:
     title = "Distance between VLM and policy"
-    if not run.has("metrics", "label_agreement"):
-        return figure(title, missing("metrics.jsonl holds no label_agreement."))
+    if not run.has("metrics", "label_distance"):
+        return figure(title, missing("metrics.jsonl holds no label_distance."))
     curve = Series(
-        title, "var(--c4)", run.column("metrics", "frames"), run.column("metrics", "label_agreement")
+        title, "var(--c4)", run.column("metrics", "frames"), run.column("metrics", "label_distance")
     )
 
     def draw(size: Size) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from covr_jax.config import EddfConfig, RoundsConfig
 from covr_jax.covr_rounds import ReturnMemory, Rounds, run_round, statistics
-from covr_jax.priors.source import TuningFailed
+from covr_jax.priors.source import PriorUnavailable, TuningFailed
 from covr_jax.types import TuningReport
 
 
@@ -73,13 +73,32 @@ def test_rounds_fire_after_the_step_that_reaches_psi():
 
 def test_labels_are_trusted_after_the_cold_start():
     config = RoundsConfig(cold_start=2)
-    for stale, expected in [("keep", 0), ("keep_warm", 2), ("latest", 3)]:
+    for stale, expected in [("keep", 0), ("keep_warm", 2), ("latest", 1)]:
         rounds = Rounds(dataclasses.replace(config, stale_labels=stale), 0.99, 1)
         assert rounds.trusted_from == math.inf and not rounds.asking
+        rounds.adapter_round = 1  # the second and third round made no adapter
         for _ in range(3):
             rounds.finish()
         assert rounds.asking and rounds.trusted_from == expected
     assert Rounds(dataclasses.replace(config, cold_start_labels=True), 0.99, 1).asking
+
+
+def test_the_discount_of_g_is_the_learners_unless_given():
+    for given, expected in [(None, 1.5), (0.0, 1.0)]:
+        rounds = Rounds(RoundsConfig(discount=given, open_episode="truncate", eddf=EddfConfig(minimum=1)), 0.5, 1)
+        rounds.memory.step(0, 1.0, {})
+        rounds.memory.step(1, 1.0, {})
+        assert rounds.filter(0.0).steps.returns[0] == expected
+
+
+def test_statistics_show_which_decisions_of_an_episode_were_kept():
+    rounds = Rounds(RoundsConfig(eddf=EddfConfig(minimum=1)), 1.0, 1)
+    for i in range(40):
+        rounds.memory.step(i, 1.0, {})  # returns 40, 39, ... 1: the early decisions score highest
+    rounds.memory.close_episode()
+    record = statistics(rounds.filter(0.0))
+    kept = np.asarray(record["kept_time_hist"])
+    assert kept.sum() == record["kept"] < 20 and kept[10:].sum() == 0
 
 
 def test_entropy_is_taken_per_dimension_unless_told_otherwise():
@@ -137,7 +156,7 @@ def test_a_round_tunes_on_what_was_kept_and_shows_the_vlm_alone():
     record, rounds, replay = _round(prior)
     assert [s.return_to_go for s in prior.samples] == [1.0]  # the one step above the median
     assert prior.samples[0].action == pytest.approx([0.39])
-    assert prior.samples[0].observation.frame[0, 0, 0] == 39
+    assert prior.samples[0].frame[0, 0, 0] == 39
     assert (record["kept"], record["total"], record["adapter_version"]) == (1, 40, "v1")
     assert (record["vlm_return_before"], record["vlm_return_after"]) == (2.0, 15.0)
     assert "seconds" not in record
@@ -148,8 +167,9 @@ def test_a_failed_round_leaves_the_adapter_and_says_why():
     record, rounds, _ = _round(FakeVlm(TuningFailed("no memory")))
     assert record["error"] == "no memory" and "adapter_version" not in record
     assert rounds.done == 1
-    with pytest.raises(TuningFailed):
-        _round(FakeVlm(TuningFailed("no memory")), required=True)
+    assert _round(FakeVlm(TuningFailed("no memory")), required=True)[0]["error"] == "no memory"
+    with pytest.raises(PriorUnavailable):
+        _round(FakeVlm(PriorUnavailable("gone")), required=True)
 
 
 def test_a_round_without_a_finished_episode_is_recorded():

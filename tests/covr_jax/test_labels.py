@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from covr_jax.config import PriorConfig
-from covr_jax.priors.labels import HeldLabels, asks
+from covr_jax.priors.labels import HeldLabels
+from covr_jax.schedule import asks
 from covr_jax.types import Label, Observation
 
 
@@ -70,8 +71,8 @@ def test_an_answer_is_held_until_the_next_question_and_ages():
     labels, replay = _run("hold")
     assert replay.labels == {100 + n: (0.0, True, 3, n) for n in range(5)}  # 105 and 106: malformed, masked
     assert labels.counts == {"ok": 1, "malformed": 1}
-    assert labels.pop_agreement() == pytest.approx(0.5)  # |0.0 - 0.5|
-    assert labels.pop_agreement() is None
+    assert labels.pop_distance() == pytest.approx(0.5)  # |0.0 - 0.5|
+    assert labels.pop_distance() is None
     assert [answered.decision for answered in labels.recent] == [0, 5]
 
 

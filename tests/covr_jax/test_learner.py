@@ -231,9 +231,10 @@ def test_actions():
     [
         ({"base": "drq"}, "base 'drq' is unknown; allowed: sac, rad, deepmdp"),
         ({"method": "magic"}, "method 'magic' is unknown; allowed: none, dpl, covr"),
-        ({"augmentation": "none"}, "augmentation 'none' is none of base 'rad'; allowed: crop, translate"),
+        ({"augmentation": "none"}, "augmentation 'none' is none of base 'rad'; allowed: translate, crop"),
         ({"guidance": GuidanceConfig(action="stored")}, "allowed: sample, mean"),
         ({"image_size": 4}, "image_size 4 is too small"),
+        ({"image_size": None}, "image_size is not set"),
     ],
 )
 def test_choices_that_do_not_exist(changes, words):
@@ -252,5 +253,5 @@ def test_the_table():
     assert METHODS["dpl"].asks_prior and not METHODS["dpl"].tunes_prior
     assert METHODS["covr"].asks_prior and METHODS["covr"].tunes_prior
     assert isinstance(tiny.learner("sac", augmentation="none"), Learner)
-    assert tiny.learner("rad").augmentation == "crop"
-    assert tiny.learner("rad", augmentation="translate", image_size=28).augmentation == "translate"
+    assert tiny.learner("rad", augmentation=None).augmentation == "translate"
+    assert tiny.learner("rad", augmentation="crop").augmentation == "crop"

@@ -154,7 +154,7 @@ def test_without_a_valid_label_a_run_is_its_base_bit_for_bit(base, method, prior
         assert {name: ours[name] for name in bases} == bases
     assert lines["evaluations"] == base[1]["evaluations"]
     last = lines["metrics"][-1]
-    assert last["labels_ok"] == 0 and last["label_agreement"] is None
+    assert last["labels_ok"] == 0 and last["label_distance"] is None
     assert last["prior_available"] == (prior is MALFORMED)
     assert last["labels_malformed" if prior is MALFORMED else "labels_unavailable"] > 0
 

@@ -139,17 +139,17 @@ OK = array(1.0, 1.0, 0.0)
 
 
 @both
-def test_guidance_sums_dimensions_and_divides_by_the_whole_batch(wrap):
-    # squared norms 1.25, 0.25 and 8 (masked); N = 3
+def test_guidance_sums_dimensions_and_averages_over_labels(wrap):
+    # squared norms 1.25, 0.25 and 8 (no label): two labels
     got = wrap(lambda a, v, ok: guidance.loss(a, v, ok, 2.0))(A_R, A_V, OK)
-    assert float(got) == pytest.approx(2.0 * 1.5 / 3)
+    assert float(got) == pytest.approx(2.0 * 1.5 / 2)
     got = wrap(lambda a, v, ok: guidance.loss(a, v, ok, 2.0, "mean"))(A_R, A_V, OK)
-    assert float(got) == pytest.approx(1.0 * 1.5 / 3)
+    assert float(got) == pytest.approx(1.0 * 1.5 / 2)
 
 
 def test_guidance_gradient_by_hand():
     by_action, by_prior = jax.grad(guidance.loss, argnums=(0, 1))(A_R, A_V, OK, 3.0)
-    np.testing.assert_allclose(by_action, [[-2.0, 1.0], [0.0, -1.0], [0.0, 0.0]], atol=1e-6)  # 3 * 2 (a - a_v) / 3
+    np.testing.assert_allclose(by_action, [[-3.0, 1.5], [0.0, -1.5], [0.0, 0.0]], atol=1e-6)  # 3 * 2 (a - a_v) / 2
     assert not np.any(by_prior)
 
 

@@ -12,12 +12,14 @@ from covr_jax.types import Batch
 
 BASES = ("sac", "rad", "deepmdp")
 RENDER = {"sac": 20, "rad": 24, "deepmdp": 20}
+AUGMENTATION = {"sac": "none", "rad": "crop", "deepmdp": "none"}
 ACTION_DIM, STACK = 2, 3
 
 
 def config(base: str, **changes) -> LearnerConfig:
     start = LearnerConfig(
         base=base,
+        augmentation=AUGMENTATION[base],
         image_size=20,
         filters=(8, 8),
         kernels=(3, 3),

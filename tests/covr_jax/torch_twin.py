@@ -140,7 +140,8 @@ class TorchTwin:
             pulled = mean_action if guidance.action == "mean" else action
             squared = (torch.tensor(batch.prior_action) - pulled) ** 2
             distance = squared.sum(-1) if guidance.reduction == "sum" else squared.mean(-1)
-            losses["guidance_loss"] = guidance.weight * (torch.tensor(batch.prior_ok) * distance).mean()
+            labelled = torch.tensor(batch.prior_ok) > 0
+            losses["guidance_loss"] = guidance.weight * (distance[labelled].mean() if labelled.any() else 0.0)
         target_entropy = self.config.target_entropy
         target_entropy = -self.action_dim if target_entropy is None else target_entropy
         losses["alpha_loss"] = (self.log_alpha.exp() * (-log_prob - target_entropy).detach()).mean()

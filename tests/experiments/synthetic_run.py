@@ -91,7 +91,7 @@ def write(path: Path, method: str = "covr", seed: int = 1, steps: int = 100_000,
                     f"labels_{s}": int(n)
                     for s, n in zip(("ok", "clipped", "malformed", "unavailable"), asked, strict=True)
                 }
-                record |= {"label_agreement": distance if on else math.nan, "prior_available": 1}
+                record |= {"label_distance": distance if on else math.nan, "prior_available": 1}
             run.write("metrics", record)
             if frames in rounds:
                 run.write("rounds", round_line(rng, where, rounds.index(frames), level))

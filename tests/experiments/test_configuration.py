@@ -82,7 +82,7 @@ def test_settings_are_typed(setting, path, value):
         ("env.action_repeat=often", "whole number, or auto"),
         ("prior.source=teacher:expert", "oracle, noisy, zeros, random"),
         ("prior.source=grpc://here", "grpc://host:port"),
-        ("learner.image_size=120", "render_size=100"),
+        ("learner.image_size=120", "render_size 100"),
         ("learner.log_std_min=3", "below learner.log_std_max"),
     ],
 )
