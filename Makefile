@@ -1,4 +1,4 @@
-# make demo | make test | make test-slow | make lint | make protos | make bench
+# make demo | make test | make test-slow | make lint | make protos
 SHELL := /bin/sh
 VENV ?= .venv
 PY := $(VENV)/bin/python

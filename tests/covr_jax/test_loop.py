@@ -184,6 +184,16 @@ def test_rounds_fire_by_schedule_and_the_cold_start_asks_nothing():
     assert labels[400] == 0 and labels[800] > 0
 
 
+def test_before_the_first_update_the_entropy_is_that_of_the_uniform_policy():
+    _, lines = train(change(learner={"method": "covr"}, rounds={"psi0": 80}, run={"steps": 160}), Tunable())
+    assert lines["rounds"][0]["entropy"] == pytest.approx(np.log(2))
+
+
+def test_a_method_that_asks_needs_a_prior():
+    with pytest.raises(ValueError, match="needs a prior"):
+        train(change(learner={"method": "covr"}))
+
+
 def test_decisions_as_the_unit_of_everything():
     config = change(
         learner={"method": "dpl"},

@@ -1,0 +1,62 @@
+"""Episodes in lock step: the order of seeds, padding, and who acts."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from covr_jax.evaluation import PriorPolicy, run_episodes
+from covr_jax.types import Label
+
+
+class Countdown(gymnasium.Env):
+    """An episode of as many decisions as its seed; each is rewarded by its action."""
+
+    def reset(self, *, seed=None, options=None):
+        self.left = seed
+        return self._frame(), {"state": {}, "frames": 0}
+
+    def step(self, action):
+        self.left -= 1
+        return self._frame(), float(action[0]), False, self.left == 0, {"state": {}, "frames": 1}
+
+    def _frame(self):
+        return np.full((2, 2, 3), self.left, np.uint8)
+
+
+def test_returns_come_in_the_order_of_seeds_whatever_the_number_of_environments():
+    seeds = [3, 1, 4, 2, 5]
+    for count in (1, 2, 5):
+        sizes = set()
+
+        def policy(observations, sizes=sizes):
+            sizes.add(len(observations))
+            return np.ones((len(observations), 1), np.float32)
+
+        episodes = run_episodes([Countdown() for _ in range(count)], policy, 2, seeds, traced=2)
+        assert [episode.episode_return for episode in episodes] == seeds
+        assert [episode.decisions for episode in episodes] == seeds
+        assert sizes == {count}  # one shape, so that a compiled policy compiles once
+        assert [len(episode.observations) for episode in episodes] == [3, 1, 0, 0, 0]
+        assert [o.frame[0, 0, 0] for o in episodes[0].observations] == [3, 2, 1]
+        assert episodes[0].observations[1].stack[0, 0].tolist() == [3, 3, 3, 2, 2, 2]
+
+
+class Scripted:
+    """Answers 0.5, then nothing readable."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def predict(self, observations):
+        self.calls += 1
+        label = Label(np.array([0.5], np.float32), "ok", "", "", "") if self.calls == 1 else None
+        return [label or Label(None, "malformed", "", "", "")] * len(observations)
+
+
+def test_the_prior_alone_holds_its_last_valid_answer():
+    prior = Scripted()
+    policy = PriorPolicy(prior, period=10, steps_per_decision=4, action_dim=1)
+    (episode,) = run_episodes([Countdown()], policy, 1, [7])
+    assert episode.episode_return == 7 * 0.5
+    assert prior.calls == 3  # at steps 0, 12 and 20 of 0, 4, ... 24
