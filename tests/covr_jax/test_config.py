@@ -8,7 +8,8 @@ from covr_jax.config import GuidanceConfig, LearnerConfig, RoundsConfig, RunConf
 
 RAD = {
     "filters": (32, 32, 32, 32), "kernels": (3, 3, 3, 3), "strides": (2, 1, 1, 1), "feature_dim": 50,
-    "hidden_dim": 1024, "log_std_min": -10, "log_std_max": 2, "batch_size": 128, "updates_per_decision": 1, "discount": 0.99,
+    "hidden_dim": 1024, "log_std_min": -10, "log_std_max": 2, "batch_size": 128, "updates_per_decision": 1,
+    "discount": 0.99,
     "critic_lr": 1e-3, "actor_lr": 1e-3, "encoder_lr": 1e-3, "decoder_lr": 1e-3, "alpha_lr": 1e-4, "alpha_beta1": 0.5,
     "initial_temperature": 0.1, "target_entropy": None, "critic_tau": 0.01, "encoder_tau": 0.05, "actor_period": 2,
     "target_period": 2,

@@ -19,7 +19,7 @@ ACTION_DIM, STACK = 2, 3
 def config(base: str, **changes) -> LearnerConfig:
     start = LearnerConfig(
         base=base,
-        augmentation=AUGMENTATION[base],
+        augmentation=AUGMENTATION.get(base),
         image_size=20,
         filters=(8, 8),
         kernels=(3, 3),
