@@ -57,6 +57,7 @@ _EXIT_WITH_PARENT = flags.DEFINE_boolean(
     "exit_with_parent", False, "End when the process that started this one is gone, whatever ended it."
 )
 
+_PARENT = os.getppid()  # before the slow imports and the model, during which the parent may end
 _LOOPBACK = re.compile(r"(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})")
 
 
@@ -82,7 +83,6 @@ def checked_address(text: str) -> str:
 
 
 def main() -> None:
-    parent = os.getppid()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -115,9 +115,12 @@ def main() -> None:
             max_resident=_MAX_RESIDENT.value,
             reflect=_REFLECTION.value,
         )
-        print(server.start(address), flush=True)
+        try:
+            print(server.start(address), flush=True)
+        except BrokenPipeError:  # a parent that ended before _PARENT was noted has left nobody who reads this
+            stop.set()
         while not stop.wait(0.5):
-            if _EXIT_WITH_PARENT.value and os.getppid() != parent:
+            if _EXIT_WITH_PARENT.value and os.getppid() != _PARENT:
                 break
         server.stop(_GRACE.value)
     logging.shutdown()

@@ -5,11 +5,12 @@
                     manifest.json               lineage, and the sha256 of every file, its own included
     root/<run>/run.json                         the active version and the newest number ever given
 
-A version appears by one rename and never changes after. One process at a time owns a root.
+A version appears by one rename and never changes after. One store at a time owns a root.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -61,19 +62,32 @@ class AdapterRecord:
 
 
 class AdapterStore:
-    """All versions under one root. Safe to call from several threads."""
+    """All versions under one root. Safe to call from several threads; no file is read whole under its lock."""
 
     def __init__(self, root: Path | str, model_digest: str):
         """
         Args:
             model_digest: sha256 of the base model whose adapters are made and served here, hex.
+
+        Raises:
+            ValueError: another store owns the root.
         """
         self._root, self._model_digest = Path(root), model_digest
         self._root.mkdir(parents=True, exist_ok=True)
+        self._owned = (self._root / ".lock").open("w")
+        try:
+            fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._owned.close()
+            raise ValueError(f"adapters: another server uses {self._root}; give each a folder of its own") from None
         self._lock = threading.RLock()
         self._holds: Counter[tuple[str, str]] = Counter()
         for leftover in self._root.glob("*/.new-*"):  # of a process that died while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def close(self) -> None:
+        """Leaves the root to the next store."""
+        self._owned.close()
 
     def create(self, run: str, write: Callable[[Path], dict[str, Any]]) -> AdapterRecord:
         """Adds the next version of ``run``.
@@ -93,14 +107,16 @@ class AdapterStore:
             manifest = dict(write(folder))
             manifest.setdefault("parent", BASE)
             _check_finite(folder)
+            files = sorted(folder.iterdir())
+            digests = {file.name: sealed_files.sha256(file) for file in files}
+            for file in files:
+                sealed_files.sync(file)
             with self._lock:
                 state = self._state(run)
                 newest = max([state["newest"], *(_number(v) for v in self._versions(run))]) + 1
                 manifest |= {"run": run, "version": f"v{newest}", "model_digest": self._model_digest}
-                manifest["files"] = {p.name: sealed_files.sha256(p) for p in sorted(folder.iterdir())}
+                manifest["files"] = digests
                 sealed_files.write_durably(folder / "manifest.json", sealed_files.seal(manifest))
-                for file in folder.iterdir():
-                    sealed_files.sync(file)
                 sealed_files.sync(folder)
                 os.rename(folder, runs / f"v{newest}")
                 self._set_state(run, state | {"newest": newest})
@@ -153,18 +169,24 @@ class AdapterStore:
         with self._lock:
             return self._state(run)["active"]
 
-    def activate(self, run: str, version: str) -> None:
+    def activate(
+        self, run: str, version: str, prepare: Callable[[AdapterRecord], None] = lambda record: None
+    ) -> None:
         """Makes a version, or "base", the active one.
 
+        Args:
+            prepare: called with the verified version before it becomes the active one.
+
         Raises:
-            AdapterNotFound, AdapterCorrupt, AdapterMismatch: as ``verify``; the active version stays.
+            AdapterNotFound, AdapterCorrupt, AdapterMismatch: as ``verify``; the active version stays, as it does
+                whatever ``prepare`` raises.
         """
-        with self._lock:
-            if version != BASE:
-                self.verify(run, version)
-            elif not self._run_folder(run).is_dir():
-                return  # active already
-            self._set_state(run, self._state(run) | {"active": version})
+        with self.hold(run, version) as record:
+            if record is not None:
+                prepare(self.verify(run, version))
+            with self._lock:
+                if record is not None or self._run_folder(run).is_dir():  # else base is active already
+                    self._set_state(run, self._state(run) | {"active": version})
 
     def delete(self, run: str, version: str) -> None:
         """Removes a version for good; its number is never given again.
@@ -184,14 +206,18 @@ class AdapterStore:
         shutil.rmtree(grave, ignore_errors=True)
 
     @contextmanager
-    def hold(self, run: str, version: str) -> Iterator[AdapterRecord]:
-        """Keeps a version from being deleted while its holder works with it.
+    def hold(self, run: str, version: str) -> Iterator[AdapterRecord | None]:
+        """Keeps a version from being deleted while its holder works with it. None is "base".
+
+        Args:
+            version: "" means the one that is active now.
 
         Raises:
             AdapterNotFound, AdapterCorrupt: as ``get``.
         """
         with self._lock:
-            record = self.get(run, version)
+            version = version or self._state(run)["active"]
+            record = None if version == BASE else self.get(run, version)
             self._holds[run, version] += 1
         try:
             yield record

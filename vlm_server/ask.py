@@ -79,7 +79,11 @@ def main() -> int:
         observations=[seen],
         decoding=pb.Decoding(constraint=_CONSTRAINTS[_CONSTRAINT.value]),
     )
-    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    options = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.enable_http_proxy", 0),  # the server is on this machine
+    ]
     with grpc.insecure_channel(_ADDRESS.value, options) as channel:
         stub = prior_pb2_grpc.PriorServiceStub(channel)
         try:

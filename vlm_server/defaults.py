@@ -46,7 +46,7 @@ class TuningConfig:
     batch_size: int = 8
     label_smoothing: float = 0.1
     weight_rule: str = "max_abs"
-    holdout: float = 0.1  # share of the samples that is kept out of training
+    holdout: float = 0.1  # share of the samples, in blocks of neighbours, that is kept out of training
     seed: int = 0
 
     def __post_init__(self) -> None:

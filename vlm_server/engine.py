@@ -1,7 +1,7 @@
 """Answers to questions about pictures, from the base model or one of its adapters.
 
-An engine is not safe to use from two threads: whoever builds it calls it from one thread alone
-(``batching.Batcher`` is that thread in a server).
+An engine is not safe to use from two threads at once; in a server the thread of ``batching.Batcher`` alone
+calls it, whichever built it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,6 @@ class Limits:
     max_concurrent_calls: int = 32
     max_tuning_samples: int = 50_000
     max_adapters_per_run: int = 64
-    max_uploaded_bytes: int = 4 * 2**30  # pixels of all uploaded data sets together
+    max_uploaded_bytes: int = 4 * 2**30  # of uploads kept in memory: pixels, and 1 KiB a sample
     max_queued_jobs: int = 2  # tuning jobs that wait; one more may run
     max_state_value: float = 1e6  # magnitude of a state scalar; bounds the prompt's length

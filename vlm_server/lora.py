@@ -55,6 +55,8 @@ def add_fresh(tree: torch.nn.Module, config: LoraConfig, name: str, seed: int) -
     finally:
         tree.peft_config = others | tree.__dict__.get("peft_config", {})
     cast_adapter_dtype(tree, name)
+    for layer in layers(tree):
+        layer.train(tree.training)  # peft's new modules are in training mode, where dropout is live
     generator = torch.Generator().manual_seed(seed)
     for layer in layers(tree):
         if name in layer.lora_A:
@@ -126,6 +128,12 @@ def use_dropout(tree: torch.nn.Module, name: str, share: float, seed: int) -> No
         layer.lora_dropout[name] = SeededDropout(share, generator) if share else torch.nn.Identity()
 
 
+def switch_dropout(tree: torch.nn.Module, on: bool) -> None:
+    """Adapters' dropout on or off; the base model's own modules stay as they are."""
+    for layer in layers(tree):
+        layer.lora_dropout.train(on)
+
+
 class SeededDropout(torch.nn.Module):
     """Dropout from its own generator: torch's global one is shared with every other thread."""
 
@@ -147,8 +155,8 @@ def state(tree: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 
 def save(folder: Path, config: LoraConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Writes an adapter's two files; equal tensors give equal bytes."""
+    """Writes an adapter's two files; equal tensors give equal bytes. Dropout is a setting of training: 0 is written."""
     save_file(dict(sorted(tensors.items())), folder / WEIGHTS)
     config = copy.copy(config)
-    config.inference_mode = True
+    config.inference_mode, config.lora_dropout = True, 0.0
     config.save_pretrained(folder)

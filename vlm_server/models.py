@@ -54,8 +54,9 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Vlm:
         dtype: "auto" (bfloat16 on a GPU, float32 on a CPU), "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: missing folder, unsupported architecture, no safetensors, a hub id that cannot be fetched,
-            or an unknown device or dtype; one line that says what is allowed.
+        ValueError: missing folder, unsupported architecture, no safetensors, tensors that are missing or of
+            another shape, a hub id that cannot be fetched, or an unknown device or dtype; one line that says what
+            is allowed.
     """
     place = _device(device)
     if dtype != "auto" and dtype not in DTYPES:
@@ -65,9 +66,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Vlm:
     model_type = _model_type(folder)
     architecture = ARCHITECTURES[model_type]
     digest = _digest(folder)
-    model = architecture.model.from_pretrained(
-        folder, dtype=kind, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
-    )
+    model = _weights(folder, architecture, kind)
     model = model.to(place).eval().requires_grad_(False)
     batch_vision_attention(model)
     processor = load_processor(folder, architecture)
@@ -77,6 +76,26 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Vlm:
     encoder = Encoder(processor, model.generation_config.pad_token_id, serving.text_first)
     count = sum(p.numel() for p in model.parameters())
     return Vlm(model, processor, tokenizer, encoder, architecture, name, digest, model_type, count, serving)
+
+
+def _weights(folder: Path, architecture: Architecture, dtype: torch.dtype) -> PreTrainedModel:
+    # Without ``ignore_mismatched_sizes`` transformers raises many lines itself; with it, the report tells.
+    model, found = architecture.model.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    for kind, names in (
+        ("has no tensor", found["missing_keys"]),
+        ("has another shape of tensor", {name for name, *_ in found["mismatched_keys"]}),
+    ):
+        if names:
+            raise ValueError(f"{folder} {kind} {min(names)} (and {len(names) - 1} more such)")
+    return model
 
 
 def load_processor(folder: Path, architecture: Architecture) -> ProcessorMixin:
@@ -154,11 +173,17 @@ def _model_type(folder: Path) -> str:
 
 def _digest(folder: Path) -> str:
     """sha256 over the bytes of the weight files, in the order of their names."""
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
-    names = names or ["model.safetensors"]
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    names = {whole.name}
+    if index.is_file() and not whole.is_file():  # transformers' choice, too
+        try:
+            names = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            names = set()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{index} has no weight_map of file names")
     total = hashlib.sha256()
-    for name in names:
+    for name in sorted(names):
         if os.path.basename(name) != name or not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; only safetensors weights are loaded")
         with (folder / name).open("rb") as file:

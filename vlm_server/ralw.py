@@ -58,7 +58,7 @@ def loss(
     """L = 1/N_v sum_b w_b sum_t NLL_smooth(y_bt) (COVR, Eq. 6).
 
     N_v counts every valid token of the batch, those of samples with zero weight included, as printed (C14): a
-    batch of little weight makes a small step. The paper smooths labels without saying how much or where; here
+    batch of little weight makes a small gradient. The paper smooths labels without saying how much or where; here
     each token's NLL is smoothed before its sample's weight applies (C15):
 
         NLL_smooth = (1 - s) (-log p_y) + s/V sum_v (-log p_v)

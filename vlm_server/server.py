@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from concurrent import futures
 from pathlib import Path
@@ -51,7 +52,7 @@ class Server:
         max_resident: int = 4,
         reflect: bool = True,
     ):
-        store = AdapterStore(adapters, vlm.digest)
+        self._store = store = AdapterStore(adapters, vlm.digest)
         engine = ResidentEngine(Engine(vlm), store, max_resident)
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue)
         self._jobs = Jobs(limits.max_queued_jobs)
@@ -89,6 +90,8 @@ class Server:
         Raises:
             ValueError: the address cannot be bound.
         """
+        if address.startswith("unix:") and _answers(address.removeprefix("unix:")):
+            raise ValueError(f"address: somebody listens on {address} already")  # gRPC would take it from them
         before = os.umask(0o177)  # a unix socket is for its owner alone
         try:
             port = self._grpc.add_insecure_port(address)
@@ -111,6 +114,7 @@ class Server:
         self._jobs.close(grace_s)
         stopped.wait()
         self._batcher.close(max(0.0, end - time.monotonic()))
+        self._store.close()
 
     def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICES):
@@ -123,3 +127,13 @@ class Server:
         for constrained in (False, True):
             question = Question(task, None, constrained, task.max_reply_tokens, frame.shape)
             self._batcher.submit(question, [Observation(frame, {})]).result()
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody accepts connections on a unix socket; what a crash left behind does not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True

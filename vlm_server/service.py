@@ -10,7 +10,7 @@ from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 
 from vlm_server import batching, datasets, jobs, requests, tasks, tuning
-from vlm_server.adapters import BASE, AdapterCorrupt, AdapterRecord
+from vlm_server.adapters import BASE, AdapterRecord
 from vlm_server.engine import Reply
 from vlm_server.limits import Limits
 from vlm_server.lora import AdapterInvalid
@@ -157,12 +157,9 @@ class TuningService(pb_grpc.TuningServiceServicer):
             raise exhausted("the queue of tuning jobs is full; try again later") from None
 
     def _tune(self, job, data, parent, config, activate) -> pb.TuningResult:
-        try:
-            outcome = tuning.train(
-                self._vlm, data.task, data.samples, parent.folder, config, job.report, job.cancelled.is_set
-            )
-        except tuning.TuningFailed as error:
-            raise jobs.JobFailed(str(error)) from None
+        def ask() -> None:
+            if job.cancelled.is_set():
+                raise jobs.JobFailed("cancelled")
 
         def write(folder: Path) -> dict:
             lineage = {
@@ -173,10 +170,14 @@ class TuningService(pb_grpc.TuningServiceServicer):
             return outcome.write(folder) | lineage
 
         try:
-            pinned = self._adapters.publish(data.run, write, activate)
+            self._adapters.verify(parent)
+            outcome = tuning.train(
+                self._vlm, data.task, data.samples, parent.folder, config, job.report, job.cancelled.is_set
+            )
+            pinned = self._adapters.publish(data.run, write, activate, ask)
         except batching.Closed:
             raise jobs.JobFailed("the server is shutting down") from None
-        except (AdapterCorrupt, AdapterInvalid) as error:
+        except (tuning.TuningFailed, AdapterInvalid) as error:
             raise jobs.JobFailed(str(error)) from None
         result = pb.TuningResult(adapter=_reference(pinned), activated=activate)
         for name in result.DESCRIPTOR.fields_by_name:

@@ -33,19 +33,23 @@ class ResidentEngine:
         self._engine, self._store, self._max = engine, store, max_resident
         self._resident: OrderedDict[str, None] = OrderedDict()
 
-    def load(self, key: str) -> None:
+    def load(self, key: str, verified: Path | None = None) -> None:
         """Makes the adapter ``key``, "run/version", resident.
+
+        Args:
+            verified: its folder if its files are verified already; None: they are verified here.
 
         Raises:
             AdapterNotFound, AdapterCorrupt: as ``AdapterStore.verify``.
             lora.AdapterInvalid: it does not fit the model.
         """
         if key not in self._resident:
-            self._engine.add_adapter(key, self._store.verify(*key.split("/")).folder)
+            folder = verified or self._store.verify(*key.split("/")).folder
+            while len(self._resident) >= self._max:
+                self._engine.remove_adapter(self._resident.popitem(last=False)[0])
+            self._engine.add_adapter(key, folder)
             self._resident[key] = None
         self._resident.move_to_end(key)
-        while len(self._resident) > self._max:
-            self._engine.remove_adapter(self._resident.popitem(last=False)[0])
 
     def drop(self, key: str) -> None:
         """Frees the memory of ``key`` if it is resident."""
@@ -86,12 +90,20 @@ class ServedAdapters:
         Raises:
             AdapterNotFound, AdapterCorrupt: as ``AdapterStore.hold``.
         """
-        version = version or (self._store.active(run) if run else BASE)
-        if version == BASE:
+        if not run:
             yield self._base
             return
         with self._store.hold(run, version) as record:
-            yield Pinned(version, record.digest, f"{run}/{version}", record.folder)
+            yield self._base if record is None else _pinned(record)
+
+    def verify(self, pinned: Pinned) -> None:
+        """Checks every byte of the files behind ``pinned``.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt, AdapterMismatch: as ``AdapterStore.verify``.
+        """
+        if pinned.key is not None:
+            self._store.verify(*pinned.key.split("/"))
 
     def list(self, run: str) -> list[AdapterRecord]:
         return self._store.list(run)
@@ -102,26 +114,44 @@ class ServedAdapters:
     def active(self, run: str) -> str:
         return self._store.active(run)
 
-    def publish(self, run: str, write: Callable[[Path], dict[str, Any]], activate: bool) -> Pinned:
+    def publish(
+        self, run: str, write: Callable[[Path], dict[str, Any]], activate: bool, ask: Callable[[], None] = lambda: None
+    ) -> Pinned:
         """Adds a version (``write`` as for ``AdapterStore.create``) and activates it if asked.
 
-        It is in memory before it becomes the active one, so that no question waits for it or finds it unfit.
+        Args:
+            ask: called before each of the two steps. Whatever it or the activation raises leaves no new version.
         """
+        ask()
         record = self._store.create(run, write)
-        if activate:
-            self.activate(run, record.version)
-        return Pinned(record.version, record.digest, f"{run}/{record.version}", record.folder)
+        try:
+            if activate:
+                self.activate(run, record.version, ask)
+            else:
+                ask()
+        except BaseException:
+            self.delete(run, record.version)
+            raise
+        return _pinned(record)
 
-    def activate(self, run: str, version: str) -> Pinned:
+    def activate(self, run: str, version: str, ask: Callable[[], None] = lambda: None) -> Pinned:
         """Makes a version, or "base", the one that answers when a request names none.
+
+        It is in memory before it becomes the active one, so that no question waits for it or finds it unfit.
+
+        Args:
+            ask: called just before; what it raises leaves the active version.
 
         Raises:
             AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``ResidentEngine.load``; nothing changes.
         """
+
+        def prepare(record: AdapterRecord) -> None:
+            self._batcher.call(lambda: self._engine.load(f"{run}/{version}", record.folder)).result()
+            ask()
+
         with self.pinned(run, version) as pinned:
-            if pinned.key is not None:
-                self._batcher.call(lambda: self._engine.load(pinned.key)).result()
-            self._store.activate(run, version)
+            self._store.activate(run, version, prepare)
         return pinned
 
     def delete(self, run: str, version: str) -> None:
@@ -133,3 +163,7 @@ class ServedAdapters:
         """
         self._store.delete(run, version)
         self._batcher.call(lambda: self._engine.drop(f"{run}/{version}")).result()
+
+
+def _pinned(record: AdapterRecord) -> Pinned:
+    return Pinned(record.version, record.digest, f"{record.run}/{record.version}", record.folder)

@@ -1,13 +1,14 @@
 """LoRA fine-tuning on weighted samples: one job, on a module tree of its own.
 
 The tree shares the base model's storage with the serving one and nothing else, so that a job may run on any
-thread while the engine answers. Everything random comes from generators seeded by the job: the same samples
-and settings give the same adapter, byte for byte, on one machine and thread count.
+thread while the engine answers. Everything random comes from generators seeded by the job: on a CPU the same
+samples and settings give the same adapter, byte for byte, on one machine and thread count.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,9 @@ from vlm_server.tasks import Task
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
 WARM_UP_SHARE, WARM_UP_STEPS = 0.1, 20  # the shorter of the two
+HOLDOUT_BLOCK = 8  # consecutive samples that are held out together
 _NAME = "tuned"
+_log = logging.getLogger(__name__)
 
 
 class TuningFailed(Exception):
@@ -134,9 +137,11 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
         raise TuningFailed("the data set holds no samples")
     weights = ralw.weights([sample.return_to_go for sample in samples], config.weight_rule)
     generator = torch.Generator().manual_seed(config.seed)
-    order = torch.randperm(len(samples), generator=generator).tolist()
-    held = min(round(config.holdout * len(samples)), len(samples) - 1)
-    holdout, training = [samples[i] for i in order[:held]], order[held:]
+    if config.weight_rule == "min_max":
+        positive = int((weights > 0).sum())
+        _log.warning("weight rule min_max (C13): %d of %d samples have a weight > 0", positive, len(samples))
+    held = held_out(weights, config.holdout, generator)
+    holdout, training = [samples[i] for i in held], sorted({*range(len(samples))}.difference(held))
     if not bool((weights[training] > 0).any()):
         raise TuningFailed(
             f"no sample has a positive weight under the rule {config.weight_rule}: nothing to learn from"
@@ -153,7 +158,7 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
 
     before = _holdout_loss(vlm, tree, task, holdout, config.batch_size, ask)
     losses: list[float] = []
-    tree.train()
+    lora.switch_dropout(tree, True)  # and not the base model's, as ``tree.train()`` would
     while len(losses) < steps:
         shuffled = [training[i] for i in torch.randperm(len(training), generator=generator).tolist()]
         for start in range(0, len(training), config.batch_size):
@@ -177,6 +182,7 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
     tensors = lora.state(tree, _NAME)
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise TuningFailed("the adapter's values are not finite: use a smaller learning_rate")
+    lora.switch_dropout(tree, False)
     after = _holdout_loss(vlm, tree, task, holdout, config.batch_size, ask)
     tenth = max(1, len(losses) // 10)
     statistics = Statistics(
@@ -192,6 +198,24 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
         seconds=0.0,
     )
     return TuningOutcome(tensors, lora_config, config, statistics)
+
+
+def held_out(weights: torch.Tensor, share: float, generator: torch.Generator) -> list[int]:
+    """Indices of the samples that only measure, in order: ``share`` of them, at least one fewer than all.
+
+    Samples come in order of time and neighbours are near copies, so whole blocks of them are held out. A block with
+    all the positive weight that is left for training stays in training; fewer samples are then held out.
+    """
+    count = min(round(share * len(weights)), len(weights) - 1)
+    blocks = torch.arange(len(weights)).split(max(1, min(HOLDOUT_BLOCK, count)))
+    left, held = int((weights > 0).sum()), []
+    for i in torch.randperm(len(blocks), generator=generator).tolist():
+        block = blocks[i][: count - len(held)]
+        positive = int((weights[block] > 0).sum())
+        if positive < left:
+            left -= positive
+            held += block.tolist()
+    return sorted(held)
 
 
 def schedule(step: int, steps: int) -> float:
@@ -218,6 +242,7 @@ def _tree(vlm: Vlm, parent: Path | None, config: TuningConfig) -> tuple[torch.nn
             if getattr(found, field) != getattr(wanted, field):
                 raise TuningFailed(f"the parent adapter has another {name}; keep it, or start from base")
     lora.use_dropout(tree, _NAME, config.dropout, config.seed)
+    lora.switch_dropout(tree, False)
     lora.train_only(tree, _NAME)
     return tree, wanted
 
@@ -242,7 +267,6 @@ def _forward(vlm: Vlm, tree: torch.nn.Module, task: Task, samples: Sequence[Samp
 @torch.no_grad()
 def _holdout_loss(vlm, tree, task, samples, batch_size: int, ask: Callable[[], None]) -> float:
     """Unweighted NLL per answer token, nats; NaN without samples."""
-    tree.eval()
     total, tokens = 0.0, 0
     for start in range(0, len(samples), batch_size):
         ask()
