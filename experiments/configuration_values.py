@@ -58,9 +58,7 @@ class Range(NamedTuple):
         if self.high == math.inf:
             sign = ">" if self.low_open else ">="
             return "finite" if self.low == -math.inf else f"{sign} {self.low:g}"
-        return (
-            f"in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
-        )
+        return f"in {'(' if self.low_open else '['}{self.low}, {self.high}{')' if self.high_open else ']'}"
 
 
 FINITE = Range()

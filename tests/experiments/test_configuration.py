@@ -66,7 +66,7 @@ def test_settings_are_typed(setting, path, value):
         ("run.steps=1.5", "whole number"),
         ("run.steps=many", "whole number"),
         ("run.steps=0", "> 0"),
-        ("run.seed=-1", ">= 0"),
+        ("run.seed=-1", "[0, 4294967295]"),
         ("run.video=yes", "true or false"),
         ("learner.discount=1.1", "in [0, 1]"),
         ("learner.discount=nan", "in [0, 1]"),

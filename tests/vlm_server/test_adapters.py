@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -28,11 +29,17 @@ def store(tmp_path):
     return AdapterStore(tmp_path / "adapters", MODEL)
 
 
+def reopened(store, model=MODEL):
+    """A store on the same root, as after a restart."""
+    store.close()
+    return AdapterStore(store._root, model)
+
+
 def versions(store, run="run"):
     return [record.version for record in store.list(run)]
 
 
-def test_versions_are_numbered_and_found_again(store, tmp_path):
+def test_versions_are_numbered_and_found_again(store):
     first = store.create("run", writer(1.0, note="hello"))
     second = store.create("run", writer(2.0, parent="v1"))
     other = store.create("other", writer(3.0))
@@ -42,7 +49,7 @@ def test_versions_are_numbered_and_found_again(store, tmp_path):
     weights = first.folder / lora.WEIGHTS
     assert first.digest == hashlib.sha256(weights.read_bytes()).hexdigest() != second.digest
     assert sorted(p.name for p in first.folder.iterdir()) == [lora.CONFIG, lora.WEIGHTS, "manifest.json"]
-    again = AdapterStore(tmp_path / "adapters", MODEL)
+    again = reopened(store)
     assert again.list("run") == [first, second] == store.list("run")
     assert again.verify("run", "v2") == second
     assert again.verify("run", "v1").folder == first.folder
@@ -74,13 +81,15 @@ def test_run_names_cannot_leave_the_root(store, run):
             call()
 
 
-def test_the_active_version_moves_at_will_and_survives_a_restart(store, tmp_path):
+def test_the_active_version_moves_at_will_and_survives_a_restart(store):
     store.create("run", writer(1.0))
     store.create("run", writer(2.0))
     assert store.active("run") == "base"
     for version in ("v2", "v1", "base", "v2"):
         store.activate("run", version)
-        assert store.active("run") == version == AdapterStore(tmp_path / "adapters", MODEL).active("run")
+        assert store.active("run") == version
+        store = reopened(store)
+        assert store.active("run") == version
     store.create("run", writer(3.0))
     assert store.active("run") == "v2"
 
@@ -122,11 +131,11 @@ def test_a_failed_write_leaves_nothing(store):
     assert sorted(p.name for p in (store._root / "run").iterdir()) == ["run.json", "v1"]
 
 
-def test_leftovers_of_a_crash_are_swept_and_never_listed(store, tmp_path):
+def test_leftovers_of_a_crash_are_swept_and_never_listed(store):
     store.create("run", writer())
     (store._root / "run" / ".new-abc").mkdir()
     assert versions(store) == ["v1"]
-    again = AdapterStore(tmp_path / "adapters", MODEL)
+    again = reopened(store)
     assert versions(again) == ["v1"] and not (store._root / "run" / ".new-abc").exists()
 
 
@@ -188,11 +197,61 @@ def test_non_finite_values_are_refused_even_with_a_right_digest(store):
         store.verify("run", "v1")
 
 
-def test_adapters_of_another_base_model_are_refused(store, tmp_path):
+def test_adapters_of_another_base_model_are_refused(store):
     store.create("run", writer())
-    other = AdapterStore(tmp_path / "adapters", "f" * 64)
+    other = reopened(store, "f" * 64)
     assert versions(other) == ["v1"]
     with pytest.raises(AdapterMismatch):
         other.verify("run", "v1")
     with pytest.raises(AdapterMismatch):
         other.activate("run", "v1")
+
+
+def test_a_root_has_one_owner(store):
+    with pytest.raises(ValueError, match="another server uses") as caught:
+        AdapterStore(store._root, MODEL)
+    assert "\n" not in str(caught.value)
+    reopened(store)
+
+
+def test_files_are_read_while_others_go_on(store, monkeypatch):
+    """Neither hashing nor scanning keeps another thread from the store."""
+    store.create("run", writer())
+    seen = []
+
+    def look(file, real=sealed_files.sha256):
+        thread = threading.Thread(target=lambda: seen.append(store.active("run")))
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+        return real(file)
+
+    monkeypatch.setattr(sealed_files, "sha256", look)
+    store.create("run", writer())
+    store.activate("run", "v2")
+    assert seen == ["base"] * 4
+
+
+def test_what_preparation_raises_leaves_the_active_version(store):
+    store.create("run", writer())
+
+    def prepare(record):
+        assert record.version == "v1" and store.active("run") == "base"
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        store.activate("run", "v1", prepare)
+    assert store.active("run") == "base"
+
+
+def test_the_active_version_is_held_by_no_name(store):
+    store.create("run", writer())
+    store.create("run", writer())
+    with store.hold("run", "") as held:
+        assert held is None
+    store.activate("run", "v1")
+    with store.hold("run", "") as held:
+        store.activate("run", "v2")
+        assert held.version == "v1"
+        with pytest.raises(AdapterInUse, match="in use"):
+            store.delete("run", "v1")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -129,6 +130,28 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(lora.AdapterInvalid, match="unreadable"):
         lora.add_saved(tree, tmp_path / "a", "x")
     assert torch.equal(logits(tree, vlm), logits(vlm.model, vlm))
+
+
+def test_dropout_is_off_while_serving(tmp_path):
+    vlm = checkpoints.load("qwen2_5_vl")
+    expected = logits(adapted(vlm, tmp_path / "a"), vlm)
+    settings = json.loads((tmp_path / "a" / lora.CONFIG).read_text())
+    (tmp_path / "a" / lora.CONFIG).write_text(json.dumps(settings | {"lora_dropout": 0.5}))  # as peft writes it
+    tree = lora.twin(vlm.model)
+    lora.add_saved(tree, tmp_path / "a", "x")
+    lora.select(tree, "x")
+    assert not any(module.training for module in tree.modules())
+    assert torch.equal(logits(tree, vlm), expected) and torch.equal(logits(tree, vlm), expected)
+
+
+def test_what_is_written_has_no_dropout(tmp_path):
+    vlm = checkpoints.load("qwen2_5_vl")
+    settings = config(vlm)
+    settings.lora_dropout = 0.5
+    tree = lora.twin(vlm.model)
+    lora.add_fresh(tree, settings, "x", seed=0)
+    lora.save(tmp_path, settings, lora.state(tree, "x"))
+    assert LoraConfig.from_pretrained(tmp_path).lora_dropout == 0.0 and settings.lora_dropout == 0.5
 
 
 def test_seeded_dropout():

@@ -133,6 +133,18 @@ def test_a_server_does_not_outlive_its_killed_parent(tmp_path):
     assert not alive(pid)
 
 
+def test_a_server_whose_parent_ended_before_it_looked_ends_too():
+    command = [*SERVER, "--exit_with_parent"]
+    child = f"import os, subprocess; p = subprocess.Popen({command!r}, stdout=-1, start_new_session=True); "
+    child += "print(p.pid, flush=True); os._exit(0)"
+    parent = subprocess.run([sys.executable, "-c", child], env=ENV, stdout=subprocess.PIPE, text=True, timeout=30)
+    pid = int(parent.stdout)
+    deadline = time.monotonic() + 60
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(pid)
+
+
 def alive(pid):
     try:
         # A zombie that nobody reaps has ended all the same.

@@ -8,6 +8,7 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import Linear
 
 from tests.vlm_server import checkpoints
@@ -119,10 +120,33 @@ def test_pickled_weights_are_refused(tmp_path):
 
 def test_an_index_cannot_lead_out_of_the_folder(tmp_path):
     folder = checkpoints.build(tmp_path / "m", "qwen2_vl")
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "../x.safetensors"}})
-    )
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
     refused("only safetensors", str(folder))
+    for text in ("{", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}'):
+        index.write_text(text)
+        refused("has no weight_map of file names", str(folder))
+
+
+def test_a_whole_file_goes_before_an_index(tmp_path):
+    folder = checkpoints.build(tmp_path / "m", "qwen2_vl")
+    (folder / "model.safetensors.index.json").write_text("{")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert models.load(str(folder), "cpu").digest == digest
+
+
+@pytest.mark.parametrize("model_type", checkpoints.TYPES)
+def test_tensors_that_are_missing_or_of_another_shape_are_refused(tmp_path, model_type):
+    file = checkpoints.build(tmp_path / "m", model_type) / "model.safetensors"
+    tensors = load_file(file)
+    first, *_, last = sorted(tensors)
+    for changed, words in (
+        ({key: value for key, value in tensors.items() if key != last}, "has no tensor"),
+        (tensors | {first: tensors[first][:1].clone()}, "has another shape of tensor"),
+    ):
+        save_file(changed, file, metadata={"format": "pt"})
+        refused(rf"{words} \S+ \(and 0 more", str(file.parent), "cpu")
 
 
 def test_serving_defaults_come_from_the_folder(tmp_path):

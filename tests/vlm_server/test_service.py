@@ -19,9 +19,10 @@ from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from vlm_server import models, server, tasks
-from vlm_server.engine import Reply
+from vlm_server import lora, models, server, tasks, tuning
+from vlm_server.engine import Engine, Reply
 from vlm_server.limits import Limits
+from vlm_server.lora import AdapterInvalid
 
 TASK = "dmc/cartpole/swingup"
 SMALL = Limits(
@@ -474,6 +475,95 @@ def test_a_damaged_adapter_is_not_activated(start, tmp_path):
     client.canary()
 
 
+def test_answers_stay_those_of_the_active_version_while_a_job_tunes_it(start, tmp_path):
+    _, client = start(tmp_path)
+
+    def begin(parent, steps):
+        config = pb.TuningConfig(dropout=0.5, epochs=50)
+        config.MergeFrom(CONFIG)
+        config.max_steps = steps  # few, and the answers are not yet sure enough to survive dropout
+        request = pb.StartTuningRequest(
+            run="run", dataset=client.upload().dataset, parent=parent, config=config, activate=True
+        )
+        return client.tuning.StartTuning(request, timeout=30).job
+
+    assert client.watch(begin("base", 3))[-1].result.adapter.version == "v1"
+    first = client.ask(8, run="run")
+    texts = [p.text for p in first.predictions]
+    assert first.adapter.version == "v1" and texts != [p.text for p in client.ask(8).predictions]
+    during = 0
+    for progress in client.tuning.WatchTuning(pb.WatchTuningRequest(job=begin("v1", 100)), timeout=120):
+        reply = client.ask(8, run="run") if progress.state == pb.JOB_STATE_RUNNING else None
+        if reply is not None and reply.adapter.version == "v1":
+            assert [p.text for p in reply.predictions] == texts
+            during += 1
+    assert during > 3 and progress.state == pb.JOB_STATE_DONE
+    assert client.ask(run="run").adapter == progress.result.adapter
+    assert [p.text for p in client.ask(8, run="run", adapter="v1").predictions] == texts
+
+
+def listed(client, run="run"):
+    versions = client.adapters.ListAdapters(pb.ListAdaptersRequest(run=run), timeout=5).adapters
+    return [(v.adapter.version, v.active) for v in versions]
+
+
+def test_a_damaged_parent_fails_its_job(start, tmp_path):
+    _, client = start(tmp_path)
+    assert client.tune().state == pb.JOB_STATE_DONE
+    weights = tmp_path / "run" / "v1" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-7] ^= 1
+    weights.write_bytes(data)
+    failed = client.tune(parent="v1")
+    assert failed.state == pb.JOB_STATE_FAILED and "has changed since it was written" in failed.error
+    assert listed(client) == [("base", True), ("v1", False)]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_cancelled_job_publishes_nothing(start, tmp_path, monkeypatch, moment):
+    """Cancelled after the last step: just before its version is written, and just before that is activated."""
+    made, client = start(tmp_path)
+
+    def cancel():
+        made._jobs.cancel(made._jobs._current)
+
+    store = made._store
+    if moment == "before":
+        monkeypatch.setattr(tuning, "train", lambda *_, real=tuning.train: (real(*_), cancel())[0])
+    else:
+        monkeypatch.setattr(store, "create", lambda *_, real=store.create: (real(*_), cancel())[0])
+    for activate in (True, False):
+        assert client.tune(activate=activate).state == pb.JOB_STATE_CANCELLED
+        assert listed(client) == [("base", True)]
+    client.canary()
+
+
+def test_a_version_that_cannot_be_activated_is_not_kept(start, tmp_path, monkeypatch):
+    _, client = start(tmp_path)
+
+    def load(*_):
+        raise AdapterInvalid("adapter tensors do not fit this model's layers")
+
+    monkeypatch.setattr(lora, "add_saved", load)
+    failed = client.tune(activate=True)
+    assert failed.state == pb.JOB_STATE_FAILED and "do not fit" in failed.error
+    assert listed(client) == [("base", True)]
+
+
+def test_no_more_adapters_than_may_are_in_memory(start, tmp_path, monkeypatch):
+    _, client = start(tmp_path, max_resident=1)
+    counts = []
+
+    def add(self, *arguments, real=Engine.add_adapter):
+        real(self, *arguments)
+        counts.append(len(self.adapters))
+
+    monkeypatch.setattr(Engine, "add_adapter", add)
+    for _ in range(3):
+        client.tune(activate=True)
+    assert counts == [1, 1, 1]
+
+
 def test_jobs_are_idempotent_cancellable_bounded_and_fail_alone(start, tmp_path):
     _, client = start(tmp_path)
     dataset = client.upload().dataset
@@ -523,6 +613,19 @@ def test_unix_socket_is_for_its_owner_alone(vlm, tmp_path):
     path = tmp_path / "s"
     client = Client(made.start(f"unix:{path}"))
     assert os.stat(path).st_mode & 0o777 == 0o600
+    client.canary()
+    other = server.Server(vlm, tmp_path / "others", SMALL)
+    with pytest.raises(ValueError, match="somebody listens on"):
+        other.start(f"unix:{path}")
+    other.stop(0)
+    client.canary()
+    client.channel.close()
+    made.stop(0)
+    left = socket.socket(socket.AF_UNIX)  # as a crash leaves it
+    left.bind(str(path))
+    left.close()
+    made = server.Server(vlm, tmp_path / "adapters", SMALL)
+    client = Client(made.start(f"unix:{path}"))
     client.canary()
     client.channel.close()
     made.stop(0)

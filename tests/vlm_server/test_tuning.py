@@ -242,6 +242,60 @@ def test_nothing_to_learn_from_is_said(vlm):
         tuning.train(vlm, CARTPOLE, [], None, QUICK)
 
 
+@pytest.mark.parametrize(("count", "share"), [(400, 0.1), (100, 0.25), (16, 0.25), (13, 0.5), (8, 0.0), (1, 0.5)])
+def test_whole_blocks_are_held_out(count, share):
+    held = tuning.held_out(torch.ones(count), share, torch.Generator().manual_seed(0))
+    assert held == tuning.held_out(torch.ones(count), share, torch.Generator().manual_seed(0))
+    assert held == sorted(set(held)) and len(held) == min(round(share * count), count - 1)
+    size = min(8, len(held))
+    blocks = [[i for i in held if i // size == block] for block in sorted({i // size for i in held})] if held else []
+    assert all(block == list(range(block[0], block[0] + len(block))) for block in blocks)
+    assert sum(len(block) < size for block in blocks) <= 2  # the last of the samples, and the one that filled the share
+    if count == 400:
+        assert held != tuning.held_out(torch.ones(count), share, torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("positive", [[3], [0, 1, 2, 3, 4, 5, 6, 7], [7, 8], [0, 15]])
+def test_training_keeps_a_positive_weight(positive):
+    weights = torch.zeros(16)
+    weights[positive] = 1.0
+    for seed in range(20):
+        held = tuning.held_out(weights, 0.5, torch.Generator().manual_seed(seed))
+        assert set(positive) - set(held) and len(held) in (0, 8)
+
+
+def test_one_good_sample_is_enough(vlm):
+    samples = [dataclasses.replace(s, return_to_go=-1.0) for s in noise(2)]
+    samples[0] = dataclasses.replace(samples[0], return_to_go=1.0)
+    for seed in range(4):
+        config = dataclasses.replace(QUICK, holdout=0.5, max_steps=1, seed=seed)
+        assert tuning.train(vlm, CARTPOLE, samples, None, config).statistics.weight_positive_share > 0
+
+
+def test_the_base_models_own_dropout_stays_off(vlm, monkeypatch):
+    expected = tuning.train(vlm, CARTPOLE, noise(), None, QUICK)
+
+    def twin(model, real=lora.twin):
+        tree = real(model)
+        for module in tree.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.5
+        return tree
+
+    monkeypatch.setattr(lora, "twin", twin)
+    assert same(expected, tuning.train(vlm, CARTPOLE, noise(), None, QUICK))
+    assert not same(expected, tuning.train(vlm, CARTPOLE, noise(), None, dataclasses.replace(QUICK, dropout=0.0)))
+
+
+def test_the_literal_weight_rule_says_what_it_leaves(vlm, caplog):
+    samples = [dataclasses.replace(s, return_to_go=g) for s, g in zip(noise(4), [0.0, 9.0, 10.0, 1.0], strict=True)]
+    config = dataclasses.replace(QUICK, holdout=0.0, max_steps=1)
+    tuning.train(vlm, CARTPOLE, samples, None, config)
+    assert not caplog.records
+    tuning.train(vlm, CARTPOLE, samples, None, dataclasses.replace(config, weight_rule="min_max"))
+    assert "2 of 4 samples have a weight > 0" in caplog.text
+
+
 def test_language_targets(vlm):
     config = dataclasses.replace(QUICK, targets="language", max_steps=1)
     tensors = tuning.train(vlm, CARTPOLE, noise(8), None, config).tensors
