@@ -1,15 +1,18 @@
-# make demo | make test | make test-slow | make lint | make protos
+# make demo | make test | make test-slow | make test-gpu | make lint | make protos
 SHELL := /bin/sh
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint protos clean
+.PHONY: demo test test-slow test-gpu lint protos clean
 demo: $(STAMP)
 	@$(PY) -m experiments.train --preset=cpu,tiny,demo --out=runs/demo --overwrite
 
 test: $(STAMP)
 	@$(PY) -m pytest -m "not slow and not gpu"
+
+test-gpu: $(STAMP)
+	@$(PY) -m pytest -m gpu
 
 test-slow: $(STAMP)
 	@$(PY) -m pytest -m "slow and not gpu"

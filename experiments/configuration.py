@@ -26,20 +26,20 @@ class Built(NamedTuple):
 
 
 def build(
-    presets: str = "",
+    preset: str = "",
     flags: Mapping[str, Any] | None = None,
     settings: Iterable[str] = (),
     folder: Path = PRESETS,
 ) -> Built:
     """The configuration that the command line describes; later sources win.
 
-    ``presets``: names joined by commas, stacked left to right. ``flags``: dotted path -> value (text or
+    ``preset``: names joined by commas, stacked left to right. ``flags``: dotted path -> value (text or
     typed); None means that the flag was not given. ``settings``: the texts of ``--set``. Fields that stay
     None are filled in by ``resolve``. Raises ValueError with one line for an unknown preset or key and for a
     value that is not allowed.
     """
     values: dict[str, Any] = {}
-    names = [name.strip() for name in presets.split(",") if name.strip()]
+    names = [name.strip() for name in preset.split(",") if name.strip()]
     for name in names:
         values.update(load_preset(name, folder))
     changed: dict[str, Any] = {}
@@ -58,9 +58,14 @@ def build(
     return Built(config, lines + [f"{path}={as_text(value)}" for path, value in changed.items()])
 
 
+def presets(folder: Path = PRESETS) -> list[str]:
+    """Names of the presets there are."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
 def load_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
     """Dotted path -> typed value of ``folder/<name>.toml``, whose tables mirror the dataclasses."""
-    known = sorted(path.stem for path in folder.glob("*.toml"))
+    known = presets(folder)
     if name not in known:
         raise ValueError(
             f"unknown preset {name!r}: must be one of {', '.join(known) or '(no presets found)'}"

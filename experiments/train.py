@@ -2,7 +2,7 @@
 
     python -m experiments.train --preset=cpu,tiny,demo --out=runs/demo
     python -m experiments.train --env=dmc/reacher/easy --base=rad --method=none --seed=2 --steps=100000 --out=runs/rad
-    python -m experiments.train --preset=cpu --method=dpl --prior=teacher:oracle --set learner.guidance.weight=2
+    python -m experiments.train --preset=cpu --method=dpl --prior=teacher:oracle --out=runs/oracle
 
 Exit codes: 0 done, 2 a wrong value or a missing requirement, 3 no prior at the start, or gone
 although it was required, 130 interrupted.
@@ -26,7 +26,9 @@ from experiments.run import run
 
 MINIMUM_DISK_MB = 500
 
-_PRESET = flags.DEFINE_string("preset", "", "Files of experiments/presets/, comma-separated; later ones win.")
+_PRESET = flags.DEFINE_string(
+    "preset", "", f"Named settings, comma-separated, later ones win: {', '.join(configuration.presets())}."
+)
 _ENV = flags.DEFINE_string("env", None, "dmc/<domain>/<task>, for example dmc/cartpole/swingup.")
 _BASE = flags.DEFINE_string("base", None, "Base learner: sac, rad or deepmdp.")
 _METHOD = flags.DEFINE_string("method", None, "What a VLM adds: none, dpl (guidance alone) or covr.")
@@ -39,7 +41,7 @@ _PRIOR = flags.DEFINE_string(
     "or teacher:<oracle|noisy|zeros|random>.",
 )
 _REQUIRED = flags.DEFINE_bool("prior_required", None, "Stop when the prior is gone, instead of going on as the base.")
-_SET = flags.DEFINE_multi_string("set", [], "Any field: --set learner.batch_size=64. May be repeated.")
+_SET = flags.DEFINE_multi_string("set", [], "Any field of covr_jax/config.py: --set learner.batch_size=64; repeatable.")
 _OUT = flags.DEFINE_string("out", None, "Run directory.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --out, if one is there.")
 
