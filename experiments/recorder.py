@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,16 +36,13 @@ class RunRecorder:
         if video is not None:
             name = f"videos/{record['frames']:09d}.mp4"
             frames = np.stack([observation.frame for observation in video.observations])
-            with warnings.catch_warnings():
-                # JAX warns of every child process; this one execs ffmpeg at once.
-                warnings.filterwarnings("ignore", message="os.fork")
-                try:
-                    write_episode(
-                        self._run.path / name, frames, np.stack(video.actions), prior_actions, self._names, self._fps
-                    )
-                    record = {**record, "video": name}
-                except (OSError, RuntimeError) as error:  # a picture is not worth the run
-                    self._bar.write(f"no video: {error}")
+            try:
+                write_episode(
+                    self._run.path / name, frames, np.stack(video.actions), prior_actions, self._names, self._fps
+                )
+                record = {**record, "video": name}
+            except (OSError, RuntimeError) as error:  # a picture is not worth the run
+                self._bar.write(f"no video: {error}")
         self._run.write("evaluations", record)
         self._bar.write(
             f"{record['frames']:>9} frames  evaluation {record['return_mean']:.0f} ± {record['return_std']:.0f} "

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder
-
-import tiny
-
 from covr_jax.config import GuidanceConfig
 from covr_jax.learner import Learner
 from covr_jax.methods import BASES, METHODS
+from tests.covr_jax import tiny
 
 EVERY_BASE = pytest.mark.parametrize("base", tiny.BASES)
 

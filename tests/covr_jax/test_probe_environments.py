@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder
-
-import probe_envs
-import tiny
-from probe_envs import BOTTOM, LEFT, RIGHT, TOP
-
 from covr_jax.learner import Learner
+from tests.covr_jax import probe_envs, tiny
+from tests.covr_jax.probe_envs import BOTTOM, LEFT, RIGHT, TOP
 
 DISCOUNT, BATCH, FUSED = 0.5, 32, 50
 RENDER = {"sac": 12, "rad": 14, "deepmdp": 12}

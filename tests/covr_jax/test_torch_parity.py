@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).parent))  # helper modules of this folder
-
-import tiny  # noqa: E402
-from torch_twin import TorchTwin  # noqa: E402
 
 from covr_jax.config import GuidanceConfig  # noqa: E402
+from tests.covr_jax import tiny  # noqa: E402
+from tests.covr_jax.torch_twin import TorchTwin  # noqa: E402
 
 torch.set_num_threads(1)
 GUIDANCE = {
