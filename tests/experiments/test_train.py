@@ -46,7 +46,7 @@ def runs(tmp_path_factory):
 
 
 def test_the_same_seed_gives_the_same_records_byte_for_byte(runs):
-    for name in ("metrics.jsonl", "evaluations.jsonl", "rounds.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "rounds.jsonl", "samples.jsonl"):
         left, right = ((run / name).read_bytes() for run in runs)
         assert left and left == right, name
 
