@@ -113,7 +113,8 @@ class Trainer:
             self.episode()
         if self.labels is not None:
             self.labels.drain()
-        self.recorder.checkpoint(self.state)
+        if self.interrupted:  # otherwise the last evaluation has done so
+            self.recorder.checkpoint(self.state)
         return self.state
 
     # --- one episode, one decision ---------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import gymnasium
@@ -32,10 +31,6 @@ def load_policy(run: Path, action_dim: int) -> tuple[Learner, Params]:
         raise ValueError(f"{error}; train one with python -m experiments.train --out={run}") from None
 
 
-@contextmanager
-def environment(config: Config) -> Iterator[gymnasium.Env]:
-    env = envs.make(config.env)
-    try:
-        yield env
-    finally:
-        env.close()
+def environment(config: Config) -> AbstractContextManager[gymnasium.Env]:
+    """The run's environment, closed at the end of the block. Raises ValueError, GlError."""
+    return closing(envs.make(config.env))
