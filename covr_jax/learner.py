@@ -169,6 +169,8 @@ class Learner:
         """Random views and noise of the state's next update, from fold_in(state.key, state.updates)."""
         views_key, target_key, actor_key = jax.random.split(jax.random.fold_in(state.key, state.updates), 3)
         views = augment.random_views(self.augmentation, views_key, frames, self.config.image_size)
+        # Cut once: else XLA fuses the cutting into each of the encoder's reads (a quarter of an update on the CPU).
+        views = jax.lax.optimization_barrier(views)
         shape = (frames.shape[0], self.action_dim)
         return views, Noise(jax.random.normal(target_key, shape), jax.random.normal(actor_key, shape))
 
