@@ -17,7 +17,7 @@ class EnvConfig:
     frame_stack: int = 3
     action_repeat: int | None = None  # simulator frames per decision
     camera: int | None = None
-    render_quality: str = "default"  # default | fast (no shadows, reflections, multisampling)
+    render_quality: str = "default"  # default | fast (no shadows, no reflections)
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,33 @@ class GuidanceConfig:
     action: str = "sample"  # sample | mean: which action of the policy is pulled (S3)
     reduction: str = "sum"  # sum | mean over action dimensions (S4)
     every: int = 1  # the term is on in every n-th actor update (S5)
+
+
+@dataclass(frozen=True)
+class VpgConfig:
+    """ERPv's actor term: guidance through a gate, Eq. 3-4."""
+
+    weight: float = 10.0  # lambda_1 (E20)
+    reduction: str = "mean"  # sum | mean over action dimensions (S4)
+    gate: str = "value_critic"  # value_critic | online_critic | ones: whose value the VLM's action has (M9, M2)
+    scale: str = "joint"  # joint | separate | none: the range over which values are scaled to [0, 1] (E12)
+    calibrate: bool = False  # fit C_V's scale to the online critic's on replayed actions (E16)
+
+
+@dataclass(frozen=True)
+class VerConfig:
+    """ERPv's temperature term, Eq. 5-7."""
+
+    weight: float = 10.0  # lambda_2 (E20)
+    distance: str = "transition"  # transition | action: what the agent's and the VLM's action are compared by (M4)
+    next: str = "real"  # real | predicted: the agent's next latent (E7, M8)
+    other: str = "prior"  # prior | policy: a second sample of the policy in place of the VLM's action (M5)
+    rule: str = "intended"  # intended | literal | affine: how confidence sets the temperature's target (E1)
+    low: float = 0.0  # the affine rule's bounds, slope and centre (E2)
+    high: float = 1.0
+    slope: float = 1.0
+    centre: float = 0.0
+    entropy_loss: bool = True  # SAC's own temperature loss beside the penalty (M7)
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,10 @@ class LearnerConfig:
     encoder_tau: float = 0.05
     actor_period: int = 2  # critic updates per actor and temperature update
     target_period: int = 2
+    alpha_zero_after: int = 0  # updates after which the temperature is 0 in all losses; 0: never (M6)
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    vpg: VpgConfig = field(default_factory=VpgConfig)
+    ver: VerConfig = field(default_factory=VerConfig)
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,7 @@ class PriorConfig:
     constraint: str = "default"  # default | free | template
     teacher_policy: str = ""  # run directory of a saved policy for teacher:oracle; "": hand-written controller
     teacher_noise: float = 0.5  # standard deviation of teacher:noisy
+    value_critic: str = ""  # folder of experiments.pretrain_critic: ERPv's second critic
 
 
 @dataclass(frozen=True)

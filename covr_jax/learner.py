@@ -14,30 +14,28 @@ import jax.numpy as jnp
 import optax
 
 from covr_jax import augment
+from covr_jax.agent import ACTOR, CRITIC, ENCODER, Agent, pick
 from covr_jax.augment import Views
 from covr_jax.config import LearnerConfig
-from covr_jax.losses import guidance, sac
-from covr_jax.methods import BASES, METHODS, ActorTerm, PolicySample, row
-from covr_jax.networks import Actor, ConvStack, Head, TwinCritic, conv_output_size
+from covr_jax.losses import guidance, sac, ver, vpg
+from covr_jax.methods import BASES, METHODS, Pull, row
 from covr_jax.types import Array, Batch, LearnerState, Metrics, Params
 
-ENCODER = ("conv", "critic_head")
-CRITIC = (*ENCODER, "critic")
-ACTOR = ("actor_head", "actor")
 CRITIC_METRICS = ("critic_loss", "q_mean", "q_target_mean")
 ACTOR_METRICS = ("actor_loss", "alpha_loss", "alpha", "entropy", "guidance_loss")
+GRADIENT_METRICS = ("actor_gradient_norm", "guidance_gradient_norm")  # of the plain actor loss, of the term (S19)
+BIAS_METRICS = ("value_critic_bias",)
+VER_METRICS = tuple(f"{name}_{part}" for name in ("confidence", "alpha_target") for part in ("p10", "p50", "p90"))
 BATCH_METRICS = ("reward_mean", "prior_share")
 
 
 class Noise(NamedTuple):
-    """Standard normal draws of one update."""
+    """Random draws of one update; standard normal where nothing else is said."""
 
     target: jax.Array  # float32 [B,A], of a' in the TD target
     actor: jax.Array  # float32 [B,A], of a in the actor loss
-
-
-def _pick(tree: Params, names: tuple[str, ...]) -> Params:
-    return {name: tree[name] for name in names}
+    other: jax.Array  # float32 [B,A], of the second sample that M5 compares
+    uniform: jax.Array  # float32 [B] in [0, 1), RSF's random gate
 
 
 def _blend(target: Params, online: Params, tau: float) -> Params:
@@ -61,16 +59,20 @@ class Learner:
             allowed = ", ".join(self.base.augmentations)
             raise ValueError(f"augmentation {self.augmentation!r} is none of base {config.base!r}; allowed: {allowed}")
         guidance.check(config.guidance)
-        if config.image_size is None:
-            raise ValueError("image_size is not set; the learner needs the side in pixels that its encoder sees")
-        conv_output_size(config.image_size, config.kernels, config.strides)
+        term = self.method.actor_term
+        self._actor_term = term if term and term.weight(config) > 0 else None
+        self._ver = self.method.ver and config.ver.weight > 0
+        if self._ver and config.ver.distance == "transition" and self.base.auxiliary is None:
+            raise ValueError(
+                f"method {config.method} compares actions by a transition model, which base {config.base} has not: "
+                "take base deepmdp, or ver.distance=action"
+            )
+        if self._ver and config.ver.low > config.ver.high:
+            raise ValueError(f"ver.low={config.ver.low} must not be above ver.high={config.ver.high}")
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
 
-        self._conv = ConvStack(config.filters, config.kernels, config.strides)
-        self._head = Head(config.feature_dim)
-        self._actor = Actor(action_dim, config.hidden_dim, config.log_std_min, config.log_std_max)
-        self._critic = TwinCritic(config.hidden_dim)
-        self._aux_heads = self.base.auxiliary.heads(config) if self.base.auxiliary else {}
+        heads = self.base.auxiliary.heads(config) if self.base.auxiliary else {}
+        self.agent = Agent(config, action_dim, frame_stack, heads)
         self._optimisers = {
             "critic": optax.adam(config.critic_lr),
             "actor": optax.adam(config.actor_lr),
@@ -82,7 +84,14 @@ class Learner:
                 optax.add_decayed_weights(config.decoder_weight_decay), optax.adam(config.decoder_lr)
             )
 
-        self.metric_names = (*CRITIC_METRICS, *ACTOR_METRICS, *BATCH_METRICS)
+        self._actor_metric_names = ACTOR_METRICS + GRADIENT_METRICS
+        if self._actor_term:
+            self._actor_metric_names += self._actor_term.metrics
+        if self.needs_value_critic:
+            self._actor_metric_names += BIAS_METRICS
+        if self._ver:
+            self._actor_metric_names += VER_METRICS
+        self.metric_names = (*CRITIC_METRICS, *self._actor_metric_names, *BATCH_METRICS)
         if self.base.auxiliary:
             self.metric_names += self.base.auxiliary.metrics
         self._init = jax.jit(self._new_state)
@@ -91,53 +100,46 @@ class Learner:
         self.sample_action = jax.jit(self._sample_action)
         self.mean_action = jax.jit(self._mean_action)
 
+    @property
+    def needs_value_critic(self) -> bool:
+        """Whether the method's gate asks the frozen second critic C_V."""
+        term = self._actor_term
+        return term is not None and term.gated and self.config.vpg.gate == "value_critic"
+
     # -- init and act ------------------------------------------------------------------------------------------
 
-    def init(self, seed: int, render_size: int) -> LearnerState:
-        """A new state, a pure function of the seed. ValueError if frames of render_size give no image_size view."""
+    def init(self, seed: int, render_size: int, value_critic: Params | None = None) -> LearnerState:
+        """A new state, a pure function of the seed (and of C_V's conv, critic_head and critic, which never change).
+
+        Without a value critic a learner that needs one can act, but not update. ValueError if frames of render_size
+        give no image_size view.
+        """
         augment.check(self.augmentation, render_size, self.config.image_size)
-        return self._init(jax.random.PRNGKey(seed))
+        return self._init(jax.random.PRNGKey(seed), value_critic or {})
 
-    def _new_state(self, key: jax.Array) -> LearnerState:
-        config = self.config
+    def _new_state(self, key: jax.Array, value_critic: Params) -> LearnerState:
         root, key = jax.random.split(key)
-        keys = iter(jax.random.split(key, 5 + len(self._aux_heads)))
-
-        def create(module, *inputs):
-            return module.init(next(keys), *inputs)["params"]
-
-        conv = create(self._conv, jnp.zeros((1, config.image_size, config.image_size, 3 * self.frame_stack), jnp.uint8))
-        side = conv_output_size(config.image_size, config.kernels, config.strides)
-        features = jnp.zeros((1, side * side * config.filters[-1]))
-        latent, action = jnp.zeros((1, config.feature_dim)), jnp.zeros((1, self.action_dim))
-        params = {
-            "conv": conv,
-            "critic_head": create(self._head, features),
-            "critic": create(self._critic, latent, action),
-            "actor_head": create(self._head, features),
-            "actor": create(self._actor, latent),
-            "log_alpha": jnp.log(jnp.float32(config.initial_temperature)),
-            **{name: create(module, latent, action) for name, module in self._aux_heads.items()},
-        }
+        params = self.agent.create(key)
         moved = {
-            "critic": _pick(params, CRITIC),
-            "actor": _pick(params, ACTOR),
+            "critic": pick(params, CRITIC),
+            "actor": pick(params, ACTOR),
             "alpha": params["log_alpha"],
-            "encoder": _pick(params, ENCODER),
-            "decoder": _pick(params, tuple(self._aux_heads)),
+            "encoder": pick(params, ENCODER),
+            "decoder": pick(params, tuple(self.agent.model_heads)),
         }
         return LearnerState(
             params=params,
-            target=jax.tree.map(jnp.copy, _pick(params, CRITIC)),
+            target=jax.tree.map(jnp.copy, pick(params, CRITIC)),
+            value_critic=value_critic,
             opt={name: optimiser.init(moved[name]) for name, optimiser in self._optimisers.items()},
             updates=jnp.int32(0),
             key=root,
-            actor_metrics={name: jnp.zeros(()) for name in ACTOR_METRICS},
+            actor_metrics={name: jnp.zeros(()) for name in self._actor_metric_names},
         )
 
     def _policy(self, params: Params, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
         view = augment.centre_view(self.augmentation, stack, self.config.image_size)
-        return self._actor_from_features(params, self.features(params, view))
+        return self.agent.distribution(params, self.agent.features(params, view))
 
     def _sample_action(self, params: Params, stack: Array, key: Array) -> jax.Array:
         """Stochastic actions float32 [N,A] for stacks uint8 [N,H,W,3S] of render size."""
@@ -148,21 +150,6 @@ class Learner:
         """tanh of the mean, float32 [N,A], for stacks uint8 [N,H,W,3S] of render size."""
         return jnp.tanh(self._policy(params, stack)[0])
 
-    # -- networks ----------------------------------------------------------------------------------------------
-
-    def features(self, params: Params, view: jax.Array) -> jax.Array:
-        return self._conv.apply({"params": params["conv"]}, view)
-
-    def _latent(self, head: Params, features: jax.Array) -> jax.Array:
-        return self._head.apply({"params": head}, features)
-
-    def _actor_from_features(self, params: Params, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self._actor.apply({"params": params["actor"]}, self._latent(params["actor_head"], features))
-
-    def values(self, params: Params, features: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-        latent = self._latent(params["critic_head"], features)
-        return self._critic.apply({"params": params["critic"]}, latent, action)
-
     # -- update ------------------------------------------------------------------------------------------------
 
     def draw(self, state: LearnerState, frames: jax.Array) -> tuple[Views, Noise]:
@@ -172,7 +159,13 @@ class Learner:
         # Cut once: else XLA fuses the cutting into each of the encoder's reads (a quarter of an update on the CPU).
         views = jax.lax.optimization_barrier(views)
         shape = (frames.shape[0], self.action_dim)
-        return views, Noise(jax.random.normal(target_key, shape), jax.random.normal(actor_key, shape))
+        other_key, uniform_key = (jax.random.fold_in(actor_key, i) for i in (1, 2))
+        return views, Noise(
+            target=jax.random.normal(target_key, shape),
+            actor=jax.random.normal(actor_key, shape),
+            other=jax.random.normal(other_key, shape),
+            uniform=jax.random.uniform(uniform_key, shape[:1]),
+        )
 
     def step(
         self, state: LearnerState, batch: Batch, views: Views, noise: Noise
@@ -216,17 +209,21 @@ class Learner:
     def critic_step(
         self, state: LearnerState, batch: Batch, views: Views, noise: Noise
     ) -> tuple[LearnerState, Metrics]:
-        params = state.params
-        mean, log_std = self._actor_from_features(params, self.features(params, views.next_o))
-        next_action, next_log_prob = sac.tanh_gaussian(mean, log_std, noise.target)
-        next_q1, next_q2 = self.values(state.target, self.features(state.target, views.next_o), next_action)
-        alpha = jnp.exp(params["log_alpha"])
+        params, agent = state.params, self.agent
+        following = agent.policy(params, agent.features(params, views.next_o), noise.target)
+        next_q1, next_q2 = agent.values(state.target, agent.features(state.target, views.next_o), following.action)
         target = sac.td_target(
-            batch.reward, batch.not_done, next_q1, next_q2, next_log_prob, alpha, self.config.discount
+            batch.reward,
+            batch.not_done,
+            next_q1,
+            next_q2,
+            following.log_prob,
+            self._alpha(state),
+            self.config.discount,
         )
 
         def loss(moved: Params) -> tuple[jax.Array, Metrics]:
-            q1, q2 = self.values(moved, self.features(moved, views.o), batch.action)
+            q1, q2 = agent.values(moved, agent.features(moved, views.o), batch.action)
             value = sac.critic_loss(q1, q2, target)
             return value, {
                 "critic_loss": value,
@@ -234,28 +231,22 @@ class Learner:
                 "q_target_mean": jnp.mean(target),
             }
 
-        moved = _pick(params, CRITIC)
+        moved = pick(params, CRITIC)
         gradient, metrics = jax.grad(loss, has_aux=True)(moved)
         moved, opt = self._apply(state, "critic", gradient, moved)
         return state.replace(params=params | moved, opt=opt), metrics
 
     def auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
-        params = state.params
-
-        def encode(encoder: Params, view: jax.Array) -> jax.Array:
-            return self._latent(encoder["critic_head"], self.features(encoder, view))
+        params, agent = state.params, self.agent
 
         def loss(encoder: Params, decoder: Params) -> tuple[jax.Array, Metrics]:
-            latent, next_latent = encode(encoder, views.o), jax.lax.stop_gradient(next_encoding)
-            predictions = {
-                name: head.apply({"params": decoder[name]}, latent, batch.action)
-                for name, head in self._aux_heads.items()
-            }
+            latent, next_latent = agent.encode(encoder, views.o), jax.lax.stop_gradient(next_encoding)
+            predictions = {name: agent.predict(decoder, name, latent, batch.action) for name in agent.model_heads}
             losses = self.base.auxiliary.losses(predictions, next_latent, batch.reward)
             return sum(losses.values()), losses
 
-        encoder, decoder = _pick(params, ENCODER), _pick(params, tuple(self._aux_heads))
-        next_encoding = encode(encoder, views.next_o)
+        encoder, decoder = pick(params, ENCODER), pick(params, tuple(agent.model_heads))
+        next_encoding = agent.encode(encoder, views.next_o)
         gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(encoder, decoder)
         encoder, opt = self._apply(state, "encoder", gradients[0], encoder)
         state = state.replace(opt=opt)
@@ -267,53 +258,124 @@ class Learner:
 
         Base and guided update are branches of their own, so that a batch without labels runs the base's program.
         """
-        branches = [lambda state: state, partial(self._actor_update, batch, views, noise, ())]
+        branches = [lambda state: state, partial(self._actor_update, batch, views, noise, False)]
         index = (state.updates % self.config.actor_period == 0).astype(jnp.int32)
-        if self.method.actor_terms:
-            branches.append(partial(self._actor_update, batch, views, noise, self.method.actor_terms))
+        if self._actor_term or self._ver:
+            branches.append(partial(self._actor_update, batch, views, noise, True))
             turn = (state.updates // self.config.actor_period) % self.config.guidance.every == 0
             index += index * (turn & jnp.any(batch.prior_ok > 0))
         return jax.lax.switch(index, branches, state)
 
+    def _alpha(self, state: LearnerState) -> jax.Array:
+        """The temperature in force; M6 sets it to 0 late in a run."""
+        alpha = jnp.exp(state.params["log_alpha"])
+        if self.config.alpha_zero_after:
+            alpha = jnp.where(state.updates >= self.config.alpha_zero_after, 0.0, alpha)
+        return alpha
+
     def _actor_update(
-        self, batch: Batch, views: Views, noise: Noise, terms: tuple[ActorTerm, ...], state: LearnerState
+        self, batch: Batch, views: Views, noise: Noise, guided: bool, state: LearnerState
     ) -> LearnerState:
-        params = state.params
-        features = jax.lax.stop_gradient(self.features(params, views.o))
-        alpha = jnp.exp(params["log_alpha"])
+        params, agent = state.params, self.agent
+        features = jax.lax.stop_gradient(agent.features(params, views.o))
+        alpha = self._alpha(state)
+        metrics = dict.fromkeys(self._actor_metric_names, jnp.zeros(()))
 
         def loss(moved: Params) -> tuple[jax.Array, tuple]:
-            mean, log_std = self._actor_from_features(moved, features)
-            action, log_prob = sac.tanh_gaussian(mean, log_std, noise.actor)
-            value = sac.actor_loss(log_prob, *self.values(params, features, action), alpha)
-            policy = PolicySample(action, jnp.tanh(mean), log_prob)
-            guidance_loss = sum((term(policy, batch, self.config) for term in terms), jnp.float32(0))
-            return value + guidance_loss, (value, guidance_loss, log_prob)
+            policy = agent.policy(moved, features, noise.actor)
+            q1, q2 = agent.values(params, features, policy.action)
+            return sac.actor_loss(policy.log_prob, q1, q2, alpha), (policy.log_prob, jnp.minimum(q1, q2))
+
+        moved = pick(params, ACTOR)
+        (actor_loss, (log_prob, q_rl)), gradient = jax.value_and_grad(loss, has_aux=True)(moved)
+        metrics |= {"actor_loss": actor_loss, "actor_gradient_norm": optax.tree.norm(gradient)}
+        if guided and self._actor_term:
+            q_vlm, bias = self._prior_value(state, features, batch, views)
+
+            def pull(moved: Params) -> tuple[jax.Array, Metrics]:
+                policy = agent.policy(moved, features, noise.actor)
+                return self._actor_term.loss(Pull(policy, batch, q_rl, q_vlm, noise.uniform), self.config)
+
+            (value, term_metrics), pulled = jax.value_and_grad(pull, has_aux=True)(moved)
+            metrics |= term_metrics | bias
+            metrics |= {"guidance_loss": value, "guidance_gradient_norm": optax.tree.norm(pulled)}
+            gradient = jax.tree.map(jnp.add, gradient, pulled)
+        moved, opt = self._apply(state, "actor", gradient, moved)
+
+        regularised = guided and self._ver
+        if regularised:
+            distance = self._prior_distance(params, features, batch, views, noise)
+            target = self._alpha_target(distance)
+            metrics |= _quantiles("confidence", ver.confidence(distance), batch.prior_ok)
+            metrics |= _quantiles("alpha_target", target, batch.prior_ok)
 
         def temperature_loss(log_alpha: jax.Array) -> jax.Array:
-            return sac.alpha_loss(log_alpha, log_prob, self.target_entropy)
+            value = jnp.float32(0)
+            if self.config.ver.entropy_loss or not regularised:
+                value += sac.alpha_loss(log_alpha, log_prob, self.target_entropy)
+            if regularised:
+                value += ver.penalty(jnp.exp(log_alpha), target, batch.prior_ok, self.config.ver.weight)
+            return value
 
-        moved = _pick(params, ACTOR)
-        gradient, (actor_loss, guidance_loss, log_prob) = jax.grad(loss, has_aux=True)(moved)
-        moved, opt = self._apply(state, "actor", gradient, moved)
         state = state.replace(opt=opt)
         alpha_loss, gradient = jax.value_and_grad(temperature_loss)(params["log_alpha"])
         log_alpha, opt = self._apply(state, "alpha", gradient, params["log_alpha"])
-        metrics = {
-            "actor_loss": actor_loss,
-            "alpha_loss": alpha_loss,
-            "alpha": alpha,
-            "entropy": -jnp.mean(log_prob),
-            "guidance_loss": guidance_loss,
-        }
+        metrics |= {"alpha_loss": alpha_loss, "alpha": alpha, "entropy": -jnp.mean(log_prob)}
         return state.replace(params=params | moved | {"log_alpha": log_alpha}, opt=opt, actor_metrics=metrics)
+
+    def _prior_value(
+        self, state: LearnerState, features: jax.Array, batch: Batch, views: Views
+    ) -> tuple[jax.Array, Metrics]:
+        """The gate's value of the prior's action [B] in the same views, and how far C_V is off on replayed actions."""
+        agent, chosen = self.agent, self.config.vpg
+        if not self._actor_term.gated or chosen.gate == "ones":
+            return jnp.zeros_like(batch.reward), {}
+        if chosen.gate == "online_critic":
+            return agent.value(state.params, features, batch.prior_action), {}
+        own = agent.features(state.value_critic, views.o)
+        value = agent.value(state.value_critic, own, batch.prior_action)
+        measured = agent.value(state.value_critic, own, batch.action)
+        wanted = agent.value(state.params, features, batch.action)
+        if chosen.calibrate:
+            value, measured = (vpg.calibrated(q, measured, wanted) for q in (value, measured))
+        return value, {"value_critic_bias": jnp.mean(measured - wanted)}
+
+    def _prior_distance(
+        self, params: Params, features: jax.Array, batch: Batch, views: Views, noise: Noise
+    ) -> jax.Array:
+        """How far the agent's and the prior's action are apart [B] (E7, E8, M4, M5, M8); no gradient into anything."""
+        agent, chosen = self.agent, self.config.ver
+        ours = batch.action
+        if chosen.next == "predicted":
+            ours = agent.policy(params, features, noise.actor).action
+        theirs = batch.prior_action
+        if chosen.other == "policy":
+            theirs = agent.policy(params, features, noise.other).action
+        if chosen.distance == "action":
+            return ver.action_distance(theirs, ours)
+        latent = agent.latent(params["critic_head"], features)
+        if chosen.next == "predicted":
+            next_latent = agent.predict(params, "transition", latent, ours)
+        else:
+            next_latent = agent.encode(params, views.next_o)
+        return ver.latent_distance(agent.predict(params, "transition", latent, theirs), next_latent)
+
+    def _alpha_target(self, distance: jax.Array) -> jax.Array:
+        chosen = self.config.ver
+        return ver.alpha_target(distance, chosen.rule, chosen.low, chosen.high, chosen.slope, chosen.centre)
 
     def target_step(self, state: LearnerState) -> LearnerState:
         config = self.config
 
         def moved(target: Params) -> Params:
-            encoder = _blend(_pick(target, ENCODER), _pick(state.params, ENCODER), config.encoder_tau)
+            encoder = _blend(pick(target, ENCODER), pick(state.params, ENCODER), config.encoder_tau)
             return encoder | {"critic": _blend(target["critic"], state.params["critic"], config.critic_tau)}
 
         due = state.updates % config.target_period == 0
         return state.replace(target=jax.lax.cond(due, moved, lambda target: target, state.target))
+
+
+def _quantiles(name: str, values: jax.Array, prior_ok: jax.Array) -> Metrics:
+    """10, 50 and 90 % quantiles over the samples that have a label."""
+    levels = jnp.nanquantile(jnp.where(prior_ok > 0, values, jnp.nan), jnp.array([0.1, 0.5, 0.9]))
+    return {f"{name}_p10": levels[0], f"{name}_p50": levels[1], f"{name}_p90": levels[2]}

@@ -24,7 +24,7 @@ from covr_jax.priors.source import PriorSource, PriorUnavailable
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
-from covr_jax.types import LearnerState, Observation
+from covr_jax.types import LearnerState, Observation, Params
 
 
 class Recorder(Protocol):
@@ -58,13 +58,16 @@ class Trainer:
         eval_envs: Sequence[gymnasium.Env],
         recorder: Recorder,
         prior: PriorSource | None = None,
+        value_critic: Params | None = None,
     ):
         self.config, self.env, self.eval_envs, self.recorder = config, env, eval_envs, recorder
         method = METHODS[config.learner.method]
         self._action_dim = env.action_space.shape[0]
         size, stack = config.env.render_size, config.env.frame_stack
         self.learner = Learner(config.learner, self._action_dim, stack)
-        self.state = self.learner.init(config.run.seed, size)
+        if self.learner.needs_value_critic and value_critic is None:
+            raise ValueError(f"method {config.learner.method} needs a value critic")
+        self.state = self.learner.init(config.run.seed, size, value_critic)
         self.replay = ReplayBuffer(config.replay.capacity, (size, size, 3), self._action_dim, stack)
         self.counters = Counters()
         self.watch = Stopwatch()

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from covr_jax.agent import PolicySample
 from covr_jax.config import LearnerConfig
-from covr_jax.losses import deepmdp, guidance
+from covr_jax.losses import deepmdp, guidance, vpg
 from covr_jax.networks import ModelHead
 from covr_jax.types import Batch
 
@@ -36,22 +38,32 @@ class Base:
     auxiliary: Auxiliary | None = None
 
 
-class PolicySample(NamedTuple):
-    """What an actor term may pull on; gradients flow into the actor."""
+class Pull(NamedTuple):
+    """What an actor term may look at; gradients flow through ``policy`` alone."""
 
-    action: jax.Array  # float32 [B,A], the reparameterised sample of the actor loss
-    mean_action: jax.Array  # float32 [B,A], tanh of the Gaussian's mean
-    log_prob: jax.Array  # float32 [B], nats
+    policy: PolicySample
+    batch: Batch
+    q_rl: jax.Array  # float32 [B], the smaller online value of the policy's sample
+    q_vlm: jax.Array  # float32 [B], the gate's value of the prior's action (``vpg.gate``); zeros if none is asked for
+    uniform: jax.Array  # float32 [B] in [0, 1)
 
 
-ActorTerm = Callable[[PolicySample, Batch, LearnerConfig], jax.Array]
+@dataclass(frozen=True)
+class ActorTerm:
+    """A loss that pulls on the actor in batches that hold a label."""
+
+    loss: Callable[[Pull, LearnerConfig], tuple[jax.Array, dict[str, jax.Array]]]  # scalar, metrics
+    weight: Callable[[LearnerConfig], float]  # 0: the term is not there
+    metrics: tuple[str, ...] = ()
+    gated: bool = False  # reads q_vlm
 
 
 @dataclass(frozen=True)
 class Method:
     """What a VLM adds to a base. Terms are on only in batches that hold a label: without one, a method is its base."""
 
-    actor_terms: tuple[ActorTerm, ...] = ()
+    actor_term: ActorTerm | None = None
+    ver: bool = False  # ERPv's temperature term
     asks_prior: bool = False  # labels transitions with the VLM's actions
     tunes_prior: bool = False  # COVR's rounds
 
@@ -72,26 +84,59 @@ def _model_losses(
     }
 
 
-def _guidance_term(policy: PolicySample, batch: Batch, config: LearnerConfig) -> jax.Array:
-    pulled = {"sample": policy.action, "mean": policy.mean_action}[config.guidance.action]
-    return guidance.loss(
-        pulled, batch.prior_action, batch.prior_ok, config.guidance.weight, config.guidance.reduction
-    )
+def _labelled_mean(values: jax.Array, batch: Batch) -> jax.Array:
+    return jnp.sum(batch.prior_ok * values) / jnp.maximum(jnp.sum(batch.prior_ok), 1.0)
 
+
+def _guidance(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+    pulled = {"sample": pull.policy.action, "mean": pull.policy.mean_action}[config.guidance.action]
+    batch, chosen = pull.batch, config.guidance
+    return guidance.loss(pulled, batch.prior_action, batch.prior_ok, chosen.weight, chosen.reduction), {}
+
+
+def _through(gate: jax.Array, pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+    batch, chosen = pull.batch, config.vpg
+    value = guidance.loss(
+        pull.policy.action, batch.prior_action, batch.prior_ok, chosen.weight, chosen.reduction, gate
+    )
+    opened = (gate > 0).astype(jnp.float32)
+    return value, {"gate_mean": _labelled_mean(gate, batch), "gate_open": _labelled_mean(opened, batch)}
+
+
+def _vpg(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+    if config.vpg.gate == "ones":
+        return _through(jnp.ones_like(pull.q_rl), pull, config)
+    return _through(vpg.gate(pull.q_rl, pull.q_vlm, config.vpg.scale, pull.batch.prior_ok), pull, config)
+
+
+def _rsf(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+    return _through(pull.uniform, pull, config)
+
+
+GATE_METRICS = ("gate_mean", "gate_open")
+GUIDANCE = ActorTerm(_guidance, lambda config: config.guidance.weight)
+VPG = ActorTerm(_vpg, lambda config: config.vpg.weight, GATE_METRICS, gated=True)
+RSF = ActorTerm(_rsf, lambda config: config.vpg.weight, GATE_METRICS)
 
 BASES: dict[str, Base] = {
     "sac": Base(augmentations=("none",)),
     "rad": Base(augmentations=("translate", "crop")),
     "deepmdp": Base(
-        augmentations=("none",),
+        augmentations=("none", "translate", "crop"),
         auxiliary=Auxiliary(_model_heads, _model_losses, ("transition_loss", "reward_loss")),
     ),
 }
 
 METHODS: dict[str, Method] = {
     "none": Method(),
-    "dpl": Method(actor_terms=(_guidance_term,), asks_prior=True),
-    "covr": Method(actor_terms=(_guidance_term,), asks_prior=True, tunes_prior=True),
+    "dpl": Method(GUIDANCE, asks_prior=True),
+    "rsf": Method(RSF, asks_prior=True),
+    "covr": Method(GUIDANCE, asks_prior=True, tunes_prior=True),
+    "erpv": Method(VPG, ver=True, asks_prior=True),
+    # Combinations that neither paper tries: COVR's tuned VLM behind ERPv's gate, temperature term, or both.
+    "covr_vpg": Method(VPG, asks_prior=True, tunes_prior=True),
+    "covr_ver": Method(GUIDANCE, ver=True, asks_prior=True, tunes_prior=True),
+    "covr_erpv": Method(VPG, ver=True, asks_prior=True, tunes_prior=True),
 }
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-_STREAMS = {"episode": 0, "evaluation": 1, "replay": 2, "random_action": 3, "action": 4, "vlm_alone": 5, "tuning": 6}
+_STREAMS = {
+    name: number
+    for number, name in enumerate(
+        ("episode", "evaluation", "replay", "random_action", "action", "vlm_alone", "tuning", "alternation")
+    )
+}
 
 
 def generator(seed: int, stream: str, *counters: int) -> np.random.Generator:

@@ -33,6 +33,7 @@ class LearnerState:
 
     params: Params
     target: Params  # EMA copies: conv, critic_head, critic
+    value_critic: Params  # ERPv's frozen C_V: conv, critic_head, critic; {} if the method has none
     opt: dict[str, Any]  # optimiser name -> optax state
     updates: Array  # int32 [], updates done
     key: Array  # root PRNG key, never changed

@@ -8,22 +8,25 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from covr_jax.config import Config
+from covr_jax.learner import Learner
 from covr_jax.loop import Trainer
 from covr_jax.methods import METHODS
 from covr_jax.priors import teachers
 from covr_jax.priors.client import GrpcPrior
 from covr_jax.priors.server_process import ServerProcess
 from covr_jax.priors.source import PriorSource
-from experiments import configuration, environment_info, report
+from covr_jax.types import Params
+from experiments import configuration, environment_info, report, value_critic_artefact
 from experiments.configuration import Built
 from experiments.policy import environment, load_policy
 from experiments.recorder import RunRecorder
-from experiments.run_directory import RunDirectory
+from experiments.run_directory import RunDirectory, write_json
 
 EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in batches
 
@@ -38,13 +41,16 @@ def run(built: Built, out: Path, overwrite: bool = False) -> None:
     with ExitStack() as stack:
         env = stack.enter_context(environment(config))
         eval_envs = [stack.enter_context(environment(config)) for _ in range(EVALUATION_ENVS)]
+        critic, made = _value_critic(config, env)
         directory = RunDirectory.create(out, config, built.overrides, environment_info.describe(), overwrite)
+        if made:
+            write_json(out / "value_critic.json", made)
         stack.callback(_report, out)
         stack.enter_context(directory)
         prior = stack.enter_context(open_prior(config, out, env)) if METHODS[config.learner.method].asks_prior else None
         recorder = RunRecorder(directory, config.run.steps, config.run.step_unit, env.action_names, env.decision_rate)
         stack.callback(recorder.close)
-        trainer = stack.enter_context(Trainer(config, env, eval_envs, recorder, prior))
+        trainer = stack.enter_context(Trainer(config, env, eval_envs, recorder, prior, critic))
         stack.enter_context(_stopped_by_signals(trainer))
         trainer.run()
         if trainer.interrupted:
@@ -92,6 +98,19 @@ def open_prior(config: Config, out: Path, env: gymnasium.Env) -> Iterator[PriorS
         )
         stack.callback(client.close)
         yield client
+
+
+def _value_critic(config: Config, env: gymnasium.Env) -> tuple[Params | None, dict[str, Any]]:
+    """C_V and how it was made, for the methods that gate by it. Raises ValueError."""
+    action_dim = env.action_space.shape[0]
+    if not Learner(config.learner, action_dim, config.env.frame_stack).needs_value_critic:
+        return None, {}
+    if not config.prior.value_critic:
+        raise ValueError(
+            f"method {config.learner.method} needs --value_critic=FOLDER; make one with "
+            "python -m experiments.pretrain_critic, or choose another gate by --set learner.vpg.gate=online_critic"
+        )
+    return value_critic_artefact.load(Path(config.prior.value_critic), config, action_dim, env.action_repeat)
 
 
 def _namespace(out: Path) -> str:

@@ -3,6 +3,7 @@
 config.json        the resolved configuration (``experiments.configuration``)
 overrides.txt      what the user changed, one ``key=value`` a line
 environment.json   versions, devices, GL, git (``experiments.environment_info``)
+value_critic.json  how ERPv's second critic was made, its frames included; in runs that use one
 STATUS.json        {"state": running | done | failed | interrupted, "reason": one line}
 metrics.jsonl      every ``run.log_every`` steps: scalars of the learner and of replay; ``episode_return`` is
                    that of the latest finished episode, ``labels_*`` count replies since the run began

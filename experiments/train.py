@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import app, flags
 
 from covr_jax.envs.gl import GlError
+from covr_jax.methods import METHODS
 from covr_jax.priors.source import PriorUnavailable, TuningFailed
 from experiments import configuration
 from experiments.command_line import fail, prepare
@@ -31,7 +32,7 @@ _PRESET = flags.DEFINE_string(
 )
 _ENV = flags.DEFINE_string("env", None, "dmc/<domain>/<task>, for example dmc/cartpole/swingup.")
 _BASE = flags.DEFINE_string("base", None, "Base learner: sac, rad or deepmdp.")
-_METHOD = flags.DEFINE_string("method", None, "What a VLM adds: none, dpl (guidance alone) or covr.")
+_METHOD = flags.DEFINE_string("method", None, f"What a VLM adds: {', '.join(METHODS)}.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of everything random.")
 _STEPS = flags.DEFINE_integer("steps", None, "Budget, in run.step_unit (simulator frames by default).")
 _PRIOR = flags.DEFINE_string(
@@ -40,6 +41,7 @@ _PRIOR = flags.DEFINE_string(
     "tiny; a Hugging Face id or folder (a server is started and stopped for you); grpc://host:port (one that runs); "
     "or teacher:<oracle|noisy|zeros|random>.",
 )
+_VALUE_CRITIC = flags.DEFINE_string("value_critic", None, "Folder of experiments.pretrain_critic, for method erpv.")
 _REQUIRED = flags.DEFINE_bool("prior_required", None, "Stop when the prior is gone, instead of going on as the base.")
 _SET = flags.DEFINE_multi_string("set", [], "Any field of covr_jax/config.py: --set learner.batch_size=64; repeatable.")
 _OUT = flags.DEFINE_string("out", None, "Run directory.", required=True)
@@ -56,6 +58,7 @@ def _configure() -> Built:
             "run.seed": _SEED.value,
             "run.steps": _STEPS.value,
             "prior.source": _PRIOR.value,
+            "prior.value_critic": _VALUE_CRITIC.value,
             "prior.required": _REQUIRED.value,
         },
         _SET.value,

@@ -41,7 +41,8 @@ TASKS = {
     "quadruped/walk": Task(2, camera=2),  # 'y', the closer view; RAD's is 0
     "quadruped/run": Task(2, camera=2),
 }
-FLAGS = {"default": {}, "fast": {"shadow": False, "reflection": False}}  # render quality -> overridden flags
+# Render quality -> overridden flags. Multisampling stays: in small pictures it is what shows slow motion at all.
+FLAGS = {"default": {}, "fast": {"shadow": False, "reflection": False}}
 # Joint type -> suffixes of its positions and of its velocities in the named state.
 SUFFIXES = {
     mujoco.mjtJoint.mjJNT_FREE: (
@@ -82,8 +83,6 @@ class DmcEnv(gymnasium.Env):
         physics, model = self._env.physics, self._env.physics.model
         # A framebuffer no larger than the picture: the same pixels, and less to clear in every frame.
         model.vis.global_.offwidth = model.vis.global_.offheight = size
-        if config.render_quality == "fast":
-            model.vis.quality.offsamples = 0
         self._camera = Camera(physics, size, size, table.camera if config.camera is None else config.camera)
         spec = self._env.action_spec()
         self._low, self._high = spec.minimum, spec.maximum

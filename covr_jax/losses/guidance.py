@@ -1,4 +1,4 @@
-"""COVR's guidance of the actor by the VLM's action (COVR, Eq. 4; ERPv, Eq. 3)."""
+"""Guidance of the actor by the VLM's action (COVR, Eq. 4; ERPv, Eq. 3)."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ def loss(
     prior_ok: jax.Array,
     weight: float,
     reduction: str = "sum",
+    gate: jax.Array | None = None,
 ) -> jax.Array:
-    """weight * mean of |a_v,i - a_i|^2 over the samples i that have a label (COVR, Eq. 4).
+    """weight * mean of gate_i |a_v,i - a_i|^2 over the samples i that have a label (COVR, Eq. 4: gate 1; ERPv, Eq. 3).
 
-    action, prior_action float32 [B,A] in [-1,1]; prior_ok float32 [B]. Eq. 4 is printed for one sample and speaks of no
-    missing labels: the mean is over those there are (none: zero), so that the pull on a labelled sample does not fade
-    with the share of labels. Eq. 4 writes a squared norm (reduction "sum" over action dimensions); ERPv, Eq. 3 has no
-    norm ("mean"), see (S4). Which a is meant is open (S3): a stored action would have no gradient, so a is the policy's
-    own sample, or its mean action.
+    action, prior_action float32 [B,A] in [-1,1]; prior_ok and gate (``vpg.gate``; None: ones) float32 [B]. Eq. 4 is
+    printed for one sample and speaks of no missing labels: the mean is over those there are (none: zero), so that the
+    pull on a labelled sample does not fade with the share of labels. COVR writes a squared norm (reduction "sum" over
+    action dimensions); ERPv has no norm ("mean"), see (S4). Which a is meant is open (S3): a stored action would have
+    no gradient, so a is the policy's own sample, or its mean action.
     """
     chex.assert_rank([action, prior_action, prior_ok], [2, 2, 1])
     chex.assert_equal_shape([action, prior_action])
     distance = REDUCTIONS[reduction]((jax.lax.stop_gradient(prior_action) - action) ** 2, axis=-1)
+    if gate is not None:
+        chex.assert_equal_shape([gate, prior_ok])
+        distance = jax.lax.stop_gradient(gate) * distance
     return weight * jnp.sum(prior_ok * distance) / jnp.maximum(jnp.sum(prior_ok), 1.0)

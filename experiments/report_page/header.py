@@ -75,7 +75,9 @@ def _budget(run: RunData) -> str:
     else:
         note = f"= {exact(decisions)} decisions"
     share = "" if math.isnan(reached) or not frames > 0 else f"; {percent(min(reached / frames, 1))} reached"
-    return _tile("Budget", value, note + share)
+    before = run.value_critic.get("frames")
+    extra = f"; {exact(before)} frames more went into the value critic" if before else ""
+    return _tile("Budget", value, note + share + extra)
 
 
 def _clock(run: RunData) -> str:

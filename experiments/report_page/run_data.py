@@ -25,6 +25,7 @@ class RunData:
     environment: dict[str, Any]
     status: dict[str, str]
     lines: dict[str, list[Line]]
+    value_critic: dict[str, Any] = field(default_factory=dict)  # how ERPv's second critic was made; {} without one
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -110,5 +111,6 @@ def load(path: str | Path) -> RunData:
         environment=document("environment.json"),
         status=document("STATUS.json"),
         lines=lines,
+        value_critic=document("value_critic.json") if config.prior.value_critic else {},
         missing=missing,
     )

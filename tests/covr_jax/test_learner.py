@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from covr_jax.config import GuidanceConfig
+from covr_jax.config import GuidanceConfig, VerConfig
 from covr_jax.learner import Learner
 from covr_jax.methods import BASES, METHODS
 from tests.covr_jax import tiny
@@ -78,7 +78,8 @@ def test_guidance_moves_the_actor_alone(base):
     assert changed(baseline.params, guided.params) == {"actor_head", "actor"}
     assert changed(baseline.opt, guided.opt) == {"actor"}
     assert changed(baseline.target, guided.target) == set()
-    for name in set(plain) - {"guidance_loss"}:
+    assert plain["guidance_gradient_norm"] == 0 < metrics["guidance_gradient_norm"]
+    for name in set(plain) - {"guidance_loss", "guidance_gradient_norm"}:
         np.testing.assert_array_equal(plain[name], metrics[name], err_msg=name)
 
 
@@ -224,9 +225,11 @@ def test_actions():
     ("changes", "words"),
     [
         ({"base": "drq"}, "base 'drq' is unknown; allowed: sac, rad, deepmdp"),
-        ({"method": "magic"}, "method 'magic' is unknown; allowed: none, dpl, covr"),
+        ({"method": "magic"}, "method 'magic' is unknown; allowed: none, dpl, rsf, covr, erpv, covr_vpg, "),
         ({"augmentation": "none"}, "augmentation 'none' is none of base 'rad'; allowed: translate, crop"),
         ({"guidance": GuidanceConfig(action="stored")}, "allowed: sample, mean"),
+        ({"method": "erpv"}, "base rad has not: take base deepmdp, or ver.distance=action"),
+        ({"method": "erpv", "ver": VerConfig(distance="action", low=2.0)}, "ver.low=2.0 must not be above"),
         ({"image_size": 4}, "image_size 4 is too small"),
         ({"image_size": None}, "image_size is not set"),
     ],
@@ -243,7 +246,7 @@ def test_frames_that_do_not_fit():
 
 def test_the_table():
     assert set(BASES) == {"sac", "rad", "deepmdp"}
-    assert not METHODS["none"].asks_prior and not METHODS["none"].actor_terms
+    assert not METHODS["none"].asks_prior and METHODS["none"].actor_term is None
     assert METHODS["dpl"].asks_prior and not METHODS["dpl"].tunes_prior
     assert METHODS["covr"].asks_prior and METHODS["covr"].tunes_prior
     assert isinstance(tiny.learner("sac", augmentation="none"), Learner)

@@ -49,8 +49,8 @@ class Answer:
     def value(self, state: int, action: float) -> float:
         at = (RENDER[self.learner.config.base] - 12) // 2
         view = self.stack(state)[:, at : at + 12, at : at + 12]
-        features = self.learner.features(self.params, view)
-        q1, q2 = self.learner.values(self.params, features, np.array([[action]], np.float32))
+        features = self.learner.agent.features(self.params, view)
+        q1, q2 = self.learner.agent.values(self.params, features, np.array([[action]], np.float32))
         assert abs(float(q1[0] - q2[0])) < 0.3
         return float(q1[0] + q2[0]) / 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -13,21 +15,23 @@ from tests.covr_jax import tiny  # noqa: E402
 from tests.covr_jax.torch_twin import TorchTwin  # noqa: E402
 
 torch.set_num_threads(1)
-GUIDANCE = {
-    "sac": GuidanceConfig(weight=2.0, every=2),
-    "rad": GuidanceConfig(),
-    "deepmdp": GuidanceConfig(action="mean", reduction="mean"),
+CASES = {
+    "sac": {"guidance": GuidanceConfig(weight=2.0, every=2)},
+    "rad": {},
+    "deepmdp": {"guidance": GuidanceConfig(action="mean", reduction="mean")},
+    "erpv": {"base": "deepmdp", "method": "erpv"},
 }
-BASES = pytest.mark.parametrize("base", tiny.BASES)
+EVERY_CASE = pytest.mark.parametrize("case", CASES)
 
 
-def pair(base):
+def pair(case):
     """Learner, a state whose targets are other weights than the online ones, and the twin with the same weights."""
-    learner = tiny.learner(base, guidance=GUIDANCE[base], decoder_weight_decay=1e-3)
-    other = learner.init(seed=4, render_size=tiny.RENDER[base])
-    state = learner.init(seed=3, render_size=tiny.RENDER[base]).replace(target=other.target)
+    changes = {"base": case, "decoder_weight_decay": 1e-3} | CASES[case]
+    learner = tiny.learner(**changes)
+    first, second, third = (learner.init(seed=s, render_size=tiny.RENDER[changes["base"]]) for s in (3, 4, 5))
+    state = first.replace(target=second.target, value_critic=third.target if learner.needs_value_critic else {})
     twin = TorchTwin(learner.config, tiny.ACTION_DIM, tiny.STACK)
-    twin.load(state.params, state.target)
+    twin.load(state.params, state.target, state.value_critic)
     return learner, state, twin
 
 
@@ -50,10 +54,10 @@ def compare_trees(twin, tree, owner, read, tolerance):
             assert relative(got, want) < tolerance, (layer, node.keys())
 
 
-@BASES
-def test_losses_and_gradients_agree(base):
-    learner, state, twin = pair(base)
-    batch = tiny.batch(base, seed=1)
+@EVERY_CASE
+def test_losses_and_gradients_agree(case):
+    learner, state, twin = pair(case)
+    batch = tiny.batch(learner.config.base, seed=1)
     views, noise = learner.draw(state, batch.frames)
 
     def gradient(parameter):
@@ -71,7 +75,7 @@ def test_losses_and_gradients_agree(base):
     assert set(mean) == {"conv", "critic_head", "critic"}
     compare_trees(twin, mean, twin, gradient, 1e-4)
 
-    if base == "deepmdp":
+    if learner.base.auxiliary:
         clear()
         after, metrics = jax.jit(learner.auxiliary_step)(state, batch, views)
         losses = twin.auxiliary_losses(batch, views)
@@ -90,8 +94,15 @@ def test_losses_and_gradients_agree(base):
 
     clear()
     after = jax.jit(learner.actor_step)(state, batch, views, noise)
+    if case == "erpv":
+        assert 0 < float(after.actor_metrics["gate_open"]) < 1
     losses = twin.actor_losses(batch, views, noise)
-    (losses["actor_loss"] + losses["guidance_loss"]).backward()
+    for metric, loss in (("actor_gradient_norm", "actor_loss"), ("guidance_gradient_norm", "guidance_loss")):
+        moved = [*twin.actor_head.parameters(), *twin.actor.parameters()]
+        gradients = torch.autograd.grad(losses[loss], moved, retain_graph=True)
+        norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in gradients))
+        assert float(after.actor_metrics[metric]) == pytest.approx(norm, rel=1e-4)
+    (losses["actor_loss"] + losses["guidance_loss"]).backward(retain_graph=True)
     for name, loss in losses.items():
         assert float(after.actor_metrics[name]) == pytest.approx(float(loss.detach()), rel=1e-4), name
     mean = jax.tree.map(lambda m: m / 0.1, moments(after.opt["actor"]))
@@ -106,12 +117,12 @@ def test_losses_and_gradients_agree(base):
     assert float(moments(after.opt["alpha"])) / 0.5 == pytest.approx(float(twin.log_alpha.grad), rel=1e-4)
 
 
-@BASES
-def test_five_updates_agree(base):
-    learner, state, twin = pair(base)
+@EVERY_CASE
+def test_five_updates_agree(case):
+    learner, state, twin = pair(case)
     step = jax.jit(learner.step)
     for seed in range(5):
-        batch = tiny.batch(base, seed)
+        batch = tiny.batch(learner.config.base, seed)
         views, noise = learner.draw(state, batch.frames)
         state, metrics = step(state, batch, views, noise)
         for name, loss in twin.update(batch, views, noise).items():

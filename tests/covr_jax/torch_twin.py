@@ -1,7 +1,8 @@
 """A plain PyTorch agent that does what ``covr_jax.learner`` does, written from the methods' descriptions alone.
 
 SAC from pixels (no augmentation of its own: views come in), RAD (the same on augmented views) and DeepMDP, with
-COVR's guidance term. It shares no code with the learner but its configuration, so that both check each other.
+COVR's guidance term or ERPv's gate and temperature penalty. It shares no code with the learner but its configuration,
+so that both check each other.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class TorchTwin:
             _orthogonal(module)
         self.log_alpha = torch.tensor(math.log(config.initial_temperature), requires_grad=True)
         self.target = {name: copy.deepcopy(getattr(self, name)) for name in ("conv", "critic_head", "critic")}
+        self.value_critic = copy.deepcopy(self.target)
         self.transition = _model_head(features + action_dim, config.model_hidden_dim, features)
         self.reward = _model_head(features + action_dim, config.model_hidden_dim, 1)
 
@@ -135,17 +137,39 @@ class TorchTwin:
         action, log_prob, mean_action = self.sample(features, noise.actor)
         q1, q2 = self.values(self.critic_head, self.critic, features, action)
         losses = {"actor_loss": (self.log_alpha.exp().detach() * log_prob - torch.min(q1, q2)).mean()}
-        guidance = self.config.guidance
-        if self.config.method != "none" and (self.updates // self.config.actor_period) % guidance.every == 0:
-            pulled = mean_action if guidance.action == "mean" else action
-            squared = (torch.tensor(batch.prior_action) - pulled) ** 2
-            distance = squared.sum(-1) if guidance.reduction == "sum" else squared.mean(-1)
-            labelled = torch.tensor(batch.prior_ok) > 0
-            losses["guidance_loss"] = guidance.weight * (distance[labelled].mean() if labelled.any() else 0.0)
+        labelled = torch.tensor(batch.prior_ok) > 0
+        prior_action = torch.tensor(batch.prior_action)
+        if self.config.method in ("dpl", "covr"):
+            guidance = self.config.guidance
+            if (self.updates // self.config.actor_period) % guidance.every == 0:
+                squared = (prior_action - (mean_action if guidance.action == "mean" else action)) ** 2
+                distance = squared.sum(-1) if guidance.reduction == "sum" else squared.mean(-1)
+                losses["guidance_loss"] = guidance.weight * (distance[labelled].mean() if labelled.any() else 0.0)
+        if self.config.method == "erpv":
+            gate = self._joint_gate(torch.min(q1, q2).detach()[labelled], views, prior_action, labelled)
+            distance = ((prior_action - action) ** 2).mean(-1)[labelled]
+            losses["guidance_loss"] = self.config.vpg.weight * (gate * distance).mean()
         target_entropy = self.config.target_entropy
         target_entropy = -self.action_dim if target_entropy is None else target_entropy
         losses["alpha_loss"] = (self.log_alpha.exp() * (-log_prob - target_entropy).detach()).mean()
+        if self.config.method == "erpv":
+            with torch.no_grad():
+                latent = self.critic_head(features)
+                predicted = self.transition(torch.cat([latent, prior_action], dim=-1))
+                next_latent = self.critic_head(self.conv(self.pixels(views.next_o)))
+                distance = (0.5 * (predicted - next_latent) ** 2).mean(-1)
+                target = torch.sigmoid(-(1 / distance.clamp(min=1e-3)).clamp(max=20))
+            squared = (self.log_alpha.exp() - target) ** 2
+            losses["alpha_loss"] = losses["alpha_loss"] + self.config.ver.weight * squared[labelled].mean()
         return losses
+
+    @torch.no_grad()
+    def _joint_gate(self, q_rl, views: Any, prior_action: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+        own = self.value_critic["conv"](self.pixels(views.o))
+        q1, q2 = self.values(self.value_critic["critic_head"], self.value_critic["critic"], own, prior_action)
+        q_vlm = torch.min(q1, q2)[labelled]
+        both = torch.cat([q_rl, q_vlm])
+        return ((q_vlm - q_rl) / (both.max() - both.min())).clamp(min=0)
 
     def _step(self, loss: torch.Tensor, *names: str) -> None:
         for name in names:
@@ -205,7 +229,7 @@ class TorchTwin:
         return pairs
 
     def _reads_map(self, layer: nn.Module) -> bool:
-        heads = (self.critic_head, self.actor_head, self.target["critic_head"])
+        heads = (self.critic_head, self.actor_head, self.target["critic_head"], self.value_critic["critic_head"])
         return any(layer is head[0] for head in heads)
 
     def to_torch(self, layer: nn.Module, node: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,9 +245,9 @@ class TorchTwin:
         return torch.tensor(np.array(weight)), torch.tensor(np.array(node["bias"]))
 
     @torch.no_grad()
-    def load(self, params: dict[str, Any], target: dict[str, Any]) -> None:
-        """Takes over the learner's weights."""
-        for owner, tree in ((self, params), (self.target, target)):
+    def load(self, params: dict[str, Any], target: dict[str, Any], value_critic: dict[str, Any]) -> None:
+        """Takes over the learner's weights; ``value_critic`` may be empty."""
+        for owner, tree in ((self, params), (self.target, target), (self.value_critic, value_critic)):
             for layer, node in self.layers(tree, owner):
                 weight, bias = self.to_torch(layer, node)
                 layer.weight.copy_(weight)
