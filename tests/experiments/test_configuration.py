@@ -1,13 +1,16 @@
 import dataclasses
 import json
+import math
 import typing
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from covr_jax import methods
 from covr_jax.config import Config
+from covr_jax.learner import Learner
 from experiments.configuration import as_text, build, from_json, load_preset, resolve, to_json
 from experiments.configuration_values import CHOICES, RANGES, field_types
 
@@ -58,7 +61,7 @@ def test_settings_are_typed(setting, path, value):
     ("setting", "needed"),
     [
         ("learner.guidence.weight=2", "learner.guidance.weight"),
-        ("weight=2", "learner.guidance.weight"),
+        ("every=2", "learner.guidance.every"),
         ("learner.psi0=2", "rounds.psi0"),
         ("lerner.discount=0.9", "learner.discount"),
         ("learner.guidance=2", "learner.guidance.every"),
@@ -205,3 +208,20 @@ def test_as_text_reads_back():
     assert as_text(config.learner.filters) == "1,2,3,4"
     assert as_text(None) == "auto"
     assert as_text(True) == "true"
+
+
+def test_the_carla_preset_has_the_papers_networks():
+    """ERPv, figures 8 to 11: parameters of the encoder, of the heads, of an actor and a critic for two actions."""
+    config = resolve(build("erpv_carla").config)
+    learner = Learner(config.learner, action_dim=2, frame_stack=config.env.frame_stack)
+    params = jax.eval_shape(learner.agent.create, jax.random.PRNGKey(0))
+
+    def count(*names: str) -> int:
+        return sum(math.prod(leaf.shape) for name in names for leaf in jax.tree.leaves(params[name]))
+
+    assert count("conv", "critic_head") == 1_434_518
+    assert count("transition") == 53_810
+    assert count("reward") == 53_810 - 49 * 513  # one output in place of fifty
+    assert count("actor") == 50 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 4 + 4
+    assert count("critic") == 2 * (52 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 + 1)
+    assert config.learner.alpha_beta1 == 0.9
