@@ -20,14 +20,16 @@ THRESHOLDS = np.linspace(0, 1, 101)
 
 
 def aggregates(groups: Sequence[Group], styles: Mapping[str, tuple[str, str]]) -> str:
-    """The section over the tasks that every method has been run on. ``styles``: label -> (colour, marker)."""
+    """The section over the tasks that every method has been run on. ``styles``: name -> (colour, marker)."""
     scores: dict[str, dict[str, np.ndarray]] = {}
     for one in groups:
         suite = one.task.split("/")[0]
         if suite in HIGHEST and len(one.scores):
-            scores.setdefault(one.label, {})[one.task] = one.scores / HIGHEST[suite]
+            scores.setdefault(one.name, {})[one.task] = one.scores / HIGHEST[suite]
     if not scores:
         return section("aggregates", "Over tasks", missing("No group has a score between 0 and 1 to aggregate."))
+    if all(len(seeds) < 2 for of in scores.values() for seeds in of.values()):
+        return ""  # one seed each: the table of returns says it all
     everywhere = list(dict.fromkeys(one.task for one in groups))
     tasks = [task for task in everywhere if all(task in of for of in scores.values())]
     if not tasks:

@@ -31,7 +31,7 @@ UNITS: dict[str, tuple[str, Callable[[float], str]]] = {
 def body(runs: Sequence[RunData]) -> str:
     groups, left_out = group(runs)
     tasks = list(dict.fromkeys(one.task for one in groups))
-    styles = styles_of(list(dict.fromkeys(one.label for one in groups)))
+    styles = styles_of(list(dict.fromkeys(one.name for one in groups)))
     head = (
         f'<header><div class="eyebrow"><span>Comparison of {len(runs)} runs</span></div>'
         f"<h1>{escape(', '.join(tasks))}</h1><p class='subtitle'>{escape(', '.join(styles))}</p></header>"
@@ -40,6 +40,7 @@ def body(runs: Sequence[RunData]) -> str:
     notes = [missing(f"{run.path}: {text}.") for run in runs for text in run.missing]
     return "".join([
         head,
+        _settings(groups),
         section("equal", "Before comparing", *map(missing, lame)) if lame else "",
         aggregates(groups, styles) if len(groups) > 1 else "",
         *(_task(task, [one for one in groups if one.task == task], styles, len(tasks) > 1) for task in tasks),
@@ -58,6 +59,15 @@ def styles_of(labels: Sequence[str]) -> dict[str, Style]:
         label: Style(COLOURS[i % len(COLOURS)], tuple(MARKERS)[(i + i // len(COLOURS)) % len(MARKERS)])
         for i, label in enumerate(labels)
     }
+
+
+def _settings(groups: Sequence[Group]) -> str:
+    """What the names stand for, if the settings are too many to be part of them."""
+    settings = {one.name: one.label for one in groups if one.name != one.label}
+    if not settings:
+        return ""
+    rows = [[escape(name), escape(label)] for name, label in settings.items()]
+    return section("settings", "Settings", table(["group", "base, method, differences"], rows, (0, 1)))
 
 
 def _task(task: str, groups: Sequence[Group], styles: dict[str, Style], several: bool) -> str:
@@ -79,7 +89,7 @@ def _chart(identifier: str, groups: Sequence[Group], styles: dict[str, Style]) -
     choices = [(unit, _curves(unit, groups, styles)) for unit in UNITS]
     names = {"seconds": "wall-clock"}
     swatches = [
-        Swatch(f"{one.label} ({_seeds(one)})", styles[one.label].colour, glyph=styles[one.label].marker)
+        Swatch(f"{one.name} ({_seeds(one)})", styles[one.name].colour, glyph=styles[one.name].marker)
         for one in groups
     ]
     caption = (
@@ -106,18 +116,18 @@ def _curves(unit: str, groups: Sequence[Group], styles: dict[str, Style]) -> str
         plot.x_ticks([UNITS[unit]], [60 * tick for tick in minutes] if unit == "seconds" else None)
         means = {id(one): mean_curve(lines[id(one)]) for one in groups}
         for one in groups:
-            mean, colour = means[id(one)], styles[one.label].colour
+            mean, colour = means[id(one)], styles[one.name].colour
             band(plot, mean.x, np.clip(mean.low, axis.low, axis.high), np.clip(mean.high, axis.low, axis.high), colour)
         for one in groups:
-            style, mean = styles[one.label], means[id(one)]
+            style, mean = styles[one.name], means[id(one)]
             for run, each in zip(one.runs, lines[id(one)], strict=True):
-                line(plot, Series(f"{one.label}, seed {run.config.run.seed}", style.colour, each.x, each.y, 1.0, 0.45))
-            name = f"{one.label}, mean of {_seeds(one)}"
+                line(plot, Series(f"{one.name}, seed {run.config.run.seed}", style.colour, each.x, each.y, 1.0, 0.45))
+            name = f"{one.name}, mean of {_seeds(one)}"
             thick = Series(name, style.colour, mean.x, mean.y, 3.0, marker=style.marker)
             line(plot, thick)
             scale = 60 if unit == "seconds" else 1
             told = [
-                [(UNITS[unit][0], x / scale), (one.label, y), ("95 % from", low), ("95 % to", high)]
+                [(UNITS[unit][0], x / scale), (one.name, y), ("95 % from", low), ("95 % to", high)]
                 for x, y, low, high in zip(*mean, strict=True)
             ]
             points(plot, thick, told)
@@ -128,7 +138,7 @@ def _curves(unit: str, groups: Sequence[Group], styles: dict[str, Style]) -> str
 
 def _returns(groups: Sequence[Group]) -> str:
     rows = [[
-        escape(one.label), str(len(one.scores)), str(len(one.episodes)), interval(mean_interval(one.scores)),
+        escape(one.name), str(len(one.scores)), str(len(one.episodes)), interval(mean_interval(one.scores)),
         significant(mean_std(one.scores)[1]), significant(mean_std(one.episodes)[1]), _over_base(one, groups),
     ] for one in groups]  # fmt: skip
     head = ["method", "seeds", "episodes", "mean return", "std over seeds", "std over all episodes", "over its base"]
@@ -140,11 +150,12 @@ def _returns(groups: Sequence[Group]) -> str:
 
 
 def over_base(one: Group, groups: Sequence[Group]) -> Interval | None:
-    """Mean return minus that of the same base learner without a VLM, if exactly one such group is there."""
+    """Mean return minus that of the same base learner without a VLM, if exactly one such group is there, and stands at
+    the same frame."""
     bases = [
         other for other in groups
-        if (other.task, other.config.learner.base, other.config.learner.method)
-        == (one.task, one.config.learner.base, "none")
+        if (other.task, other.at, other.config.learner.base, other.config.learner.method)
+        == (one.task, one.at, one.config.learner.base, "none")
     ]  # fmt: skip
     if one.config.learner.method == "none" or len(bases) != 1:
         return None
@@ -172,7 +183,7 @@ def _papers(groups: Sequence[Group]) -> str:
             told = "; ".join(f"{name} ({', '.join(sources)})" for name, sources in names.items())
             theirs = f"{exact(mean)} <small>± {exact(std)}</small>"
             rows.append([
-                escape(one.label), interval(ours), theirs, interval(ours.minus(mean), sign=True), escape(told)
+                escape(one.name), interval(ours), theirs, interval(ours.minus(mean), sign=True), escape(told)
             ])  # fmt: skip
     if not rows:
         return ""
@@ -197,7 +208,7 @@ def _elsewhere(groups: Sequence[Group]) -> list[str]:
         budgets = sorted({row.steps for row in printed_results(one) if row.steps})
         if budgets and math.isfinite(one.at) and budgets != [one.at]:
             texts.append(
-                f"{one.label} stands at {exact(one.at)} frames ({exact(one.decisions)} decisions), the papers at "
+                f"{one.name} stands at {exact(one.at)} frames ({exact(one.decisions)} decisions), the papers at "
                 f"{', '.join(map(exact, budgets))} steps."
             )
     return texts
@@ -209,7 +220,7 @@ def _speed(groups: Sequence[Group]) -> str:
         ours = [_until(each, one.at) for each in one.curves if len(each.x)]
         columns = ([area(each) for each in ours], [frames_to_half(each) for each in ours],
                    [run.seconds / 60 for run in one.runs])  # fmt: skip
-        rows.append([escape(one.label), *(interval(mean_interval(column)) for column in columns)])
+        rows.append([escape(one.name), *(interval(mean_interval(column)) for column in columns)])
     head = ["method", "area under the curve", "frames to half of final", "minutes of wall-clock"]
     return (
         "<h3 class='aside'>Speed of learning</h3>" + table(head, rows)
@@ -234,7 +245,7 @@ def _runs(groups: Sequence[Group]) -> str:
                 if len(each.y) else DASH
             )  # fmt: skip
             rows.append([
-                escape(one.label), str(run.config.run.seed), escape(run.status.get("state", "unknown")), final,
+                escape(one.name), str(run.config.run.seed), escape(run.status.get("state", "unknown")), final,
                 exact(area(each)), exact(frames_to_half(each)), exact(run.reached[0]), exact(run.reached[1]),
                 duration(run.seconds), escape(run.path.resolve().name),
             ])  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,16 @@ ASIDE = ("run.seed", "run.video", "run.log_every", "run.eval_every", "run.eval_e
          "prior.deadline_s", "prior.required", "rounds.deadline_s")  # fmt: skip
 
 
+LONGEST_LABEL = 45
+
+
 @dataclass(frozen=True)
 class Group:
-    """Seeds of one experiment on one task, each seed once."""
+    """Seeds of one experiment on one task, each seed once. ``name``: the label, or what stands for it if it is long."""
 
     task: str
     label: str
+    name: str
     runs: tuple[RunData, ...]
 
     @functools.cached_property
@@ -96,10 +100,22 @@ def group(runs: Sequence[RunData]) -> tuple[list[Group], list[RunData]]:
             left_out.append(other)
         else:
             seeds[seed] = run
+    names = _names({label: next(iter(seeds.values())).label for (_, label), seeds in members.items()})
     found = [
-        Group(task, label, tuple(seeds[seed] for seed in sorted(seeds))) for (task, label), seeds in members.items()
+        Group(task, label, names[label], tuple(seeds[seed] for seed in sorted(seeds)))
+        for (task, label), seeds in members.items()
     ]
     return found, left_out
+
+
+def _names(labels: Mapping[str, str]) -> dict[str, str]:
+    """Label -> name, for label -> base and method."""
+    long = {short for label, short in labels.items() if len(label) > LONGEST_LABEL}
+    names: dict[str, str] = {}
+    for label, short in labels.items():
+        number = sum(labels[other] == short for other in names) + 1
+        names[label] = f"{short} #{number}" if short in long else label
+    return names
 
 
 def labels(runs: Sequence[RunData]) -> list[str]:
@@ -144,13 +160,19 @@ def differences(groups: Sequence[Group], left_out: Sequence[RunData]) -> list[st
     texts = []
 
     def unequal(lead: str, value: Callable[[Group], str]) -> None:
+        by_name: dict[str, set[str]] = {}
+        for one in groups:
+            by_name.setdefault(one.name, set()).add(value(one))
         told: dict[str, list[str]] = {}
         for one in groups:
-            told.setdefault(value(one), []).append(names[id(one)])
+            where = told.setdefault(value(one), [])
+            # A method that is the same on every task is named once.
+            where.extend({one.name if len(by_name[one.name]) == 1 else names[id(one)]}.difference(where))
         if len(told) > 1:
             texts.append(f"{lead}: {'; '.join(f'{words} in {_list(where)}' for words, where in told.items())}.")
 
-    names = _names(groups)
+    several = len({one.task for one in groups}) > 1
+    names = {id(one): f"{one.name} on {one.task}" if several else one.name for one in groups}
     unequal("Groups differ in their number of seeds", lambda one: str(len(one.runs)))
     unequal("Groups differ in their evaluation episodes", lambda one: _range(len(_returns(line)) for line in one.lines))
     unequal("Groups differ in the unit of a step", lambda one: one.config.run.step_unit)
@@ -168,7 +190,7 @@ def differences(groups: Sequence[Group], left_out: Sequence[RunData]) -> list[st
         texts.append(f"One seed allows no interval and no claim: {', '.join(single)}.")
     unfinished = [run for run in runs if run.status.get("state") != "done"]
     if unfinished:
-        paths = ", ".join(str(run.path) for run in unfinished)
+        paths = ", ".join(f"{run.path} ({run.status.get('state', 'unknown')})" for run in unfinished)
         texts.append(f"{len(unfinished)} of {len(runs)} runs are not done: {paths}.")
     if left_out:
         paths = ", ".join(str(run.path) for run in left_out)
@@ -177,11 +199,6 @@ def differences(groups: Sequence[Group], left_out: Sequence[RunData]) -> list[st
     if len(commits) > 1:
         texts.append(f"The runs were made by {len(commits)} versions of the code: {', '.join(sorted(commits))}.")
     return texts
-
-
-def _names(groups: Sequence[Group]) -> dict[int, str]:
-    several = len({one.task for one in groups}) > 1
-    return {id(one): f"{one.label} on {one.task}" if several else one.label for one in groups}
 
 
 def _list(names: Sequence[str]) -> str:

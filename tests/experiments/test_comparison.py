@@ -78,6 +78,28 @@ def test_scores_stand_where_all_seeds_were_evaluated(tmp_path):
     assert "rad: 1 of 3 runs were never evaluated." in groups.differences([one], [])
 
 
+def test_long_labels_are_numbered(tmp_path):
+    settings = ("learner.hidden_dim=64", "learner.batch_size=32", "learner.critic_tau=0.05")
+    other = write(tmp_path / "b", "none", 1, ((10_000, (1, 2)),), CARTPOLE, *settings)
+    found, _ = grouped(write(tmp_path / "a"), other, write(tmp_path / "c", "dpl"))
+    assert [one.name for one in found] == ["rad #1", "rad #2", "rad + dpl"]
+    assert "learner.hidden_dim=64, learner.batch_size=32" in found[1].label
+    (page,) = report([str(tmp_path)], str(tmp_path / "x.html"))
+    text = page.read_text(encoding="utf-8")
+    assert f"<td class=text>rad #2</td><td class=text>{found[1].label}</td>" in text
+
+
+def test_what_differs_is_named_once_for_all_tasks(tmp_path):
+    paths = [write(tmp_path / f"{method}{seed}{task[-4:]}", method, seed, ((10_000, (1, 2)),), task)
+             for method, seeds in (("none", 1), ("dpl", 2)) for seed in range(seeds) for task in (CARTPOLE, WALKER)]
+    told = groups.differences(*grouped(*paths))
+    assert "Groups differ in their number of seeds: 1 in rad; 2 in rad + dpl." in told
+    more = write(tmp_path / "more", "none", 5, ((10_000, (1, 2)),), WALKER)
+    told = groups.differences(*grouped(*paths, more))
+    expected = f"1 in rad on {CARTPOLE}; 2 in rad on {WALKER} and rad + dpl"
+    assert f"Groups differ in their number of seeds: {expected}." in told
+
+
 def test_one_seed_counts_once(tmp_path):
     short = write(tmp_path / "a", "none", 1, ((10_000, (1, 2)),))
     long = write(tmp_path / "b", "none", 1)
@@ -99,7 +121,7 @@ def test_unequal_groups_are_said(tmp_path):
         "Groups differ in their evaluation episodes: 2 in rad; 3 in rad + dpl.",
         "Groups differ in the unit of a step: frames in rad; decisions in rad + dpl.",
         "One seed allows no interval and no claim: rad + dpl.",
-        f"1 of 4 runs are not done: {one}.",
+        f"1 of 4 runs are not done: {one} (running).",
         "The runs were made by 2 versions of the code: aaaaaaaaaa, unknown.",
     ):
         assert needed in told
