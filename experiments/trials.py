@@ -76,7 +76,7 @@ class Trial:
         return configuration.resolve(configuration.build(self.sweep.preset, flags, self.sweep.settings).config)
 
     def finished(self) -> bool:
-        """Whether its run is done. Raises ValueError as ``config`` does, and if another configuration's run lies there."""
+        """Whether its run is done. Raises ValueError as ``config`` does, and for a run of another configuration."""
         wanted = self.config
         if not (self.out / "config.json").is_file():
             return False
