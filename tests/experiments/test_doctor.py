@@ -111,6 +111,7 @@ def test_a_server_that_is_away():
     assert found.status == "fail" and "127.0.0.1:9" in found.text and "vlm_server" in found.advice
 
 
+@pytest.mark.slow
 def test_a_server_that_answers(tmp_path):
     with ServerProcess("tiny", tmp_path / "adapters", tmp_path / "log", start_deadline_s=200) as process:
         (found,) = checks.server(process.address, config())
