@@ -46,6 +46,21 @@ def grid(*figures: str, pairs: bool = False) -> str:
     return f'<div class="grid{" pairs" if pairs else ""}">{"".join(figures)}</div>'
 
 
+def switch(name: str, choices: Sequence[tuple[str, str]]) -> str:
+    """Bodies of which one is shown, the first to begin with; radio buttons choose, without a script.
+
+    Args:
+        name: unlike any other switch of the page.
+        choices: (title, body); style.css knows up to three.
+    """
+    buttons = "".join(
+        f'<input type="radio" name="{name}" id="{name}-{i}"{" checked" if i == 0 else ""}/>'
+        f'<label for="{name}-{i}">{escape(title)}</label>'
+        for i, (title, _) in enumerate(choices)
+    )
+    return f'<div class="switch">{buttons}{"".join(f"<div class=choice>{body}</div>" for _, body in choices)}</div>'
+
+
 def missing(text: str) -> str:
     return f'<p class="missing">{escape(text)}</p>'
 

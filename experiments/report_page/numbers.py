@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from experiments.statistics import Interval
+
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
@@ -67,6 +69,19 @@ def significant(value: float, digits: int = 3) -> str:
         return exact(value, digits)
     decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else digits - 1
     return f"{value:.{max(decimals, 0)}f}".replace("-", MINUS)
+
+
+def interval(found: Interval, sign: bool = False) -> str:
+    """An estimate and its interval as HTML; ``sign``: a plus before what is positive, as for a difference."""
+
+    def told(value: float) -> str:
+        return ("+" if sign and value > 0 else "") + significant(value)
+
+    if not math.isfinite(found.estimate):
+        return DASH
+    if not math.isfinite(found.low):
+        return f"{told(found.estimate)} <small>one seed</small>"
+    return f"{told(found.estimate)} <small>[{told(found.low)}, {told(found.high)}]</small>"
 
 
 def duration(seconds: float) -> str:

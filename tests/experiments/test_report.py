@@ -9,7 +9,7 @@ import pytest
 import synthetic_run
 
 from experiments.report import report
-from experiments.report_page import statistics
+from experiments.report_page import curves
 from experiments.report_page.labels import increments
 from experiments.report_page.numbers import duration, exact, log_ticks, short, significant, ticks
 from experiments.report_page.run_data import elapsed, load
@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
 class Page(HTMLParser):
     """Checks that tags nest, and collects what a page loads."""
 
-    VOID = ("meta", "img", "br", "link")
+    VOID = ("meta", "img", "br", "link", "input")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -160,7 +160,8 @@ def test_several_runs_make_a_comparison(runs, tmp_path):
     Page(text)
     assert "rad + covr (2 seeds)" in text and "rad (1 seed)" in text
     assert "frames to half of final" in text and "one seed" in text
-    assert text.count('class="curve"') == 2 * (3 + 2)  # two widths; three seeds and two means
+    # Two widths of: three axes with three seeds and two means each, and two performance profiles.
+    assert text.count('class="curve"') == 2 * (3 * (3 + 2) + 2)
     pages = report([str(path) for path in runs.values()])
     assert [page.name for page in pages] == ["report.html"] * 3 + ["comparison.html"]
 
@@ -182,35 +183,36 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 
 def test_area_and_half_by_hand():
-    line = statistics.curve([0, 10, 20, 40], [0.0, 4.0, 4.0, 8.0])
+    line = curves.curve([0, 10, 20, 40], [0.0, 4.0, 4.0, 8.0])
     # Trapezoids 20 + 40 + 120 = 180 over 40 frames.
-    assert statistics.area(line) == pytest.approx(4.5)
+    assert curves.area(line) == pytest.approx(4.5)
     # Half of 8 is reached at frame 10.
-    assert statistics.frames_to_half(line) == 10
+    assert curves.frames_to_half(line) == 10
     # Half of 6 lies three quarters of the way from 0 to 4.
-    assert statistics.frames_to_half(statistics.curve([0, 10, 20], [0.0, 4.0, 6.0])) == pytest.approx(7.5)
-    assert math.isnan(statistics.frames_to_half(statistics.curve([0, 1], [-2.0, -1.0])))
-    assert math.isnan(statistics.area(statistics.curve([5], [1.0])))
+    assert curves.frames_to_half(curves.curve([0, 10, 20], [0.0, 4.0, 6.0])) == pytest.approx(7.5)
+    assert math.isnan(curves.frames_to_half(curves.curve([0, 1], [-2.0, -1.0])))
+    assert math.isnan(curves.area(curves.curve([5], [1.0])))
 
 
 def test_curve_drops_what_is_not_finite_and_keeps_the_last_of_a_place():
-    line = statistics.curve([0, 10, 10, 20], [1.0, 2.0, 3.0, math.nan])
+    line = curves.curve([0, 10, 10, 20], [1.0, 2.0, 3.0, math.nan])
     np.testing.assert_array_equal(line.x, [0, 10])
     np.testing.assert_array_equal(line.y, [1, 3])
 
 
 def test_mean_curve_where_all_have_been_evaluated():
-    mean = statistics.mean_curve(
-        [statistics.curve([0, 10, 20], [0, 2, 4]), statistics.curve([5, 20], [3, 6])]
+    mean = curves.mean_curve(
+        [curves.curve([0, 10, 20], [0, 2, 4]), curves.curve([5, 20], [3, 6])]
     )
     np.testing.assert_allclose(mean.x, [5, 10, 20])
     np.testing.assert_allclose(mean.y, [2.0, 3.0, 5.0])  # (1+3)/2, (2+4)/2, (4+6)/2
-
-
-def test_mean_std_by_hand():
-    assert statistics.mean_std([1.0, 3.0, math.nan]) == (2.0, pytest.approx(math.sqrt(2)), 2)
-    mean, deviation, count = statistics.mean_std([4.0])
-    assert (mean, count) == (4.0, 1) and math.isnan(deviation)
+    # Two seeds that lie 2 apart: t(0.975; 1) = 12.706205 times a standard error of 1.
+    np.testing.assert_allclose(mean.high - mean.y, 12.706205, atol=1e-5)
+    np.testing.assert_allclose(mean.y - mean.low, 12.706205, atol=1e-5)
+    alone = curves.mean_curve([curves.curve([0, 10], [1, 2])])
+    assert list(alone.y) == [1, 2] and np.isnan(alone.low).all()
+    assert len(curves.mean_curve([curves.curve([0, 1], [1, 1]), curves.curve([5, 6], [1, 1])]).x) == 0
+    assert len(curves.mean_curve([]).x) == 0
 
 
 def test_elapsed_adds_up_sessions():

@@ -1,4 +1,4 @@
-"""Figures of a learning curve and of several seeds; NumPy only, no drawing."""
+"""Figures of a learning curve, and the mean curve of several seeds; no drawing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.statistics import mean_interval
+
 
 class Curve(NamedTuple):
-    """An evaluation curve: strictly growing frames, finite mean returns."""
+    """An evaluation curve: strictly growing places, finite mean returns."""
 
-    x: np.ndarray  # float64 [N], simulator frames
+    x: np.ndarray  # float64 [N], simulator frames (or another measure of progress)
     y: np.ndarray  # float64 [N], mean return
 
 
@@ -44,22 +46,20 @@ def frames_to_half(line: Curve) -> float:
     return float(np.interp(target, line.y[first - 1 : first + 1], line.x[first - 1 : first + 1]))
 
 
-def mean_curve(lines: Sequence[Curve]) -> Curve:
+class MeanCurve(NamedTuple):
+    """Mean over seeds with its 95 % interval, float64 [N] each; NaN bounds for one seed."""
+
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def mean_curve(lines: Sequence[Curve]) -> MeanCurve:
     """Mean over seeds where all of them have been evaluated, between evaluations by straight lines."""
     lines = [line for line in lines if len(line.x)]
-    if not lines:
-        return Curve(np.zeros(0), np.zeros(0))
-    low, high = max(line.x[0] for line in lines), min(line.x[-1] for line in lines)
-    grid = np.unique(np.concatenate([line.x for line in lines]))
-    grid = grid[(grid >= low) & (grid <= high)]
-    if not len(grid):
-        return Curve(np.zeros(0), np.zeros(0))
-    return Curve(grid, np.mean([np.interp(grid, line.x, line.y) for line in lines], axis=0))
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float, int]:
-    """(mean, sample standard deviation, count) of the finite values; no deviation (NaN) below two of them."""
-    known = np.asarray([value for value in values if math.isfinite(value)])
-    if not len(known):
-        return math.nan, math.nan, 0
-    return float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan, len(known)
+    grid = np.unique(np.concatenate([line.x for line in lines])) if lines else np.zeros(0)
+    grid = grid[[all(line.x[0] <= x <= line.x[-1] for line in lines) for x in grid]] if len(grid) else grid
+    seeds = [np.interp(grid, line.x, line.y) for line in lines]
+    means = [mean_interval(values) for values in np.transpose(seeds)] if len(grid) else []
+    return MeanCurve(grid, *np.reshape(means, (-1, 3)).T)
