@@ -73,7 +73,7 @@ def load_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
     try:
         document = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
         values: dict[str, Any] = {}
-        for path, value in _leaves(document):
+        for path, value in leaves(document).items():
             values.update(_set(path, value, text=False))
     except (ValueError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"preset {name}: {error}") from None
@@ -111,7 +111,7 @@ def from_json(text: str) -> Config:
     if not isinstance(document, dict):
         raise ValueError("the configuration must be one JSON object")
     values: dict[str, Any] = {}
-    for path, value in _leaves(document):
+    for path, value in leaves(document).items():
         values.update(_set(path, value, text=False))
     missing = [path for path in field_types() if path not in values]
     if missing:
@@ -153,12 +153,12 @@ def _unknown(path: str, known: list[str]) -> str:
     return f"unknown key {path!r}{hint}"
 
 
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> value of nested dictionaries, in their order."""
+    paths: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        paths |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return paths
 
 
 def _nested(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
