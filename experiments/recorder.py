@@ -39,6 +39,10 @@ class RunRecorder:
             total=budget, unit=unit.removesuffix("s"), dynamic_ncols=True, smoothing=0.05, mininterval=every
         )
 
+    def begin(self, steps: int) -> None:
+        """Where the bar starts, in a resumed run."""
+        self._bar.n = self._bar.initial = steps
+
     def metrics(self, record: dict[str, Any]) -> None:
         self._run.write("metrics", record)
 

@@ -70,6 +70,7 @@ def run(built: Built, out: Path, overwrite: bool = False, resume: bool = False) 
         trainer = stack.enter_context(Trainer(config, env, eval_envs, recorder, prior))
         if saved:
             trainer.restore(saved.learner(trainer.state), saved.state, saved.frames())
+            recorder.begin(trainer.steps)
         stack.enter_context(_stopped_by_signals(trainer))
         trainer.run()
     print(f"report: {out / 'report.html'}\nnext:   python -m experiments.evaluate --run={out} --episodes=10")

@@ -55,7 +55,10 @@ class Records:
     def progress(self, steps, notes):
         pass
 
-    def checkpoint(self, state):
+    def policy(self, state):
+        pass
+
+    def checkpoint(self, decisions, learner, state, replay):
         pass
 
 
@@ -75,13 +78,22 @@ class Fixed:
 
 
 class Tunable(Fixed):
-    """Counts its tunings; its version is their number."""
+    """Counts its tunings; its version is their number, and its action grows with it."""
+
+    run, digest = "fake", ""
 
     def __init__(self):
-        super().__init__(Label(np.array([0.5], np.float32), "ok", "slide: 0.50", "v0", ""))
+        super().__init__(None)
+        self.activate("base")
+
+    def activate(self, version):
+        self.version = version
+        number = 0 if version == "base" else int(version.removeprefix("v"))
+        self.label_ = Label(np.array([0.5 + number / 10], np.float32), "ok", "slide: 0.50", version, "")
+        return version, ""
 
     def tune(self, samples, config, *, seed, progress):
-        self.version = f"v{int(self.version.removeprefix('v') or 0) + 1 if self.version != 'base' else 1}"
+        self.activate("v1" if self.version == "base" else f"v{int(self.version.removeprefix('v')) + 1}")
         return TuningReport(self.version, "", True, 1.0, 0.5, 1.0, 0.5, len(samples), 0, 0.5, 1.0, 3.0)
 
 
