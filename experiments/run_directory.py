@@ -187,6 +187,9 @@ class RunDirectory:
             else:
                 first = (str(error).splitlines() or [""])[0]
                 self.set_status("failed", f"{kind.__name__}: {first}")
+        except OSError:
+            if kind is None:  # otherwise what ended the run is what to tell: a full disk, likely
+                raise
         finally:
             self.close()
 

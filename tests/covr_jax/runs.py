@@ -89,7 +89,10 @@ class Tunable(Fixed):
 
     def tune(self, samples, config, *, seed, progress):
         self.activate("v1" if self.version == "base" else f"v{int(self.version.removeprefix('v')) + 1}")
-        return TuningReport(self.version, "", True, 1.0, 0.5, 1.0, 0.5, len(samples), 0, 0.5, 1.0, 3.0)
+        return self._report(self.version, len(samples))
+
+    def _report(self, version, samples):
+        return TuningReport(version, "", True, 1.0, 0.5, 1.0, 0.5, samples, 0, 0.5, 1.0, 3.0)
 
 
 def change(**sections) -> Config:

@@ -111,3 +111,65 @@ def test_stopped_and_lost_and_restored_is_as_never_stopped(case, environments, t
     last, lines, _ = session(config, environments, prior(), Snapshots(store, {}), lines, {})
     assert lines == records
     assert same(whole(last), whole(never))
+
+
+class SurvivingServer(Tunable):
+    """Made versions stay, and what was asked for before gives them again; told to, it makes one and nobody hears."""
+
+    def __init__(self):
+        self.made, self.unheard = {}, 0
+        super().__init__()
+
+    def tune(self, samples, config, *, seed, progress):
+        asked = (self.version, seed, tuple(sample.return_to_go for sample in samples))
+        if asked in self.made:
+            return self._report(self.activate(self.made[asked])[0], len(samples))
+        version = self.made[asked] = f"v{len(self.made) + 1}"
+        self.activate(version)
+        if self.unheard:
+            self.unheard -= 1
+            raise Lost
+        return self._report(version, len(samples))
+
+
+@pytest.mark.parametrize("first_stop", [None, 128])
+def test_a_round_that_was_lost_after_its_version_was_made_ends_with_that_version(environments, tmp_path, first_stop):
+    config = change(learner={"method": "covr"}, rounds={"psi0": 350})  # rounds after 352 and 1056 frames
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every=500))
+    never, records, _ = session(config, environments, SurvivingServer(), Snapshots(tmp_path / "never", {}), {}, {})
+    assert [line.get("adapter_version") for line in records["rounds"]] == [None, "v1"]
+    server, lines = SurvivingServer(), {}
+    if first_stop:
+        _, lines, _ = session(config, environments, server, Snapshots(tmp_path, {}), lines, {first_stop: "stop"})
+    server.unheard = 1
+    last, lines, lost = session(config, environments, server, Snapshots(tmp_path, {}), lines, {})
+    assert lost and last.counters.decisions == 132 and server.version == "v1"
+    last, lines, _ = session(config, environments, server, Snapshots(tmp_path, {}), lines, {})
+    assert lines == records and list(server.made.values()) == ["v1"]
+    assert same(whole(last), whole(never))
+
+
+def test_another_adapter_than_the_runs_is_refused(environments, tmp_path):
+    config, server = change(learner={"method": "covr"}), Tunable()
+    server.digest = "then"
+    session(config, environments, server, Snapshots(tmp_path, {}), {}, {30: "stop"})
+    server.activate = lambda version: (version, "now")
+    with pytest.raises(ValueError, match="adapter base of run fake is not the one that the run was using"):
+        session(config, environments, server, Snapshots(tmp_path, {}), {}, {})
+
+
+def test_an_environment_that_does_not_repeat_itself_is_refused(environments, tmp_path, monkeypatch):
+    config = change()
+    session(config, environments, None, Snapshots(tmp_path, {}), {}, {30: "stop"})
+    reset = environments[0].reset
+    monkeypatch.setattr(environments[0], "reset", lambda seed: reset(seed=seed + 1))
+    with pytest.raises(ValueError, match="does not repeat episode 0"):
+        session(config, environments, None, Snapshots(tmp_path, {}), {}, {})
+
+
+def test_without_the_start_of_its_episode_a_run_goes_back_to_the_checkpoint_before(environments, tmp_path):
+    config = change(replay={"capacity": 60})
+    session(config, environments, None, Snapshots(tmp_path, {}), {}, {100: "stop"})
+    assert Snapshots(tmp_path, {}).newest() is None
+    session(config, environments, None, Snapshots(tmp_path, {}), {}, {150: "stop"})  # 25 into the second episode
+    assert Snapshots(tmp_path, {}).newest().state["counters"]["decisions"] == 150

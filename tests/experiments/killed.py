@@ -2,14 +2,15 @@
 
     python killed.py decision:120 write:3:server -- --resume --out=... further flags of experiments.train
 
-A point is the n-th call of a function within one start of the program; what dies there is the learner (SIGKILL, the
-default), the server that it started, or both. The starts are forks of one process that has the imports behind it.
-Prints each start's end as one word: killed, or the exit code.
+A point is the n-th call of a function within one start of the program; what dies there is the learner (the default),
+the server that it started, or both, by SIGKILL; with "term" the learner gets SIGTERM, with "full" it can write no more file. The starts are forks of one
+process that has the imports behind it. Prints each start's end as one line: killed, or the exit code.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 
@@ -48,10 +49,14 @@ def arm(point: str, call: int, victim: str) -> None:
         nonlocal count
         count += 1
         if count == call:
-            if victim != "learner":
+            if victim in ("server", "both"):
                 os.kill(servers[0].pid, signal.SIGKILL)
-            if victim != "server":
+            if victim in ("learner", "both"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if victim == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if victim == "full":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         return original(*arguments, **named)
 
     ServerProcess.start = noted
@@ -76,7 +81,7 @@ def one_start(kill: str | None) -> str:
 
 def main(argv: list[str]) -> None:
     for kill in [*argv[1:], None]:
-        print(one_start(kill), flush=True)
+        print(f"end: {one_start(kill)}", flush=True)
 
 
 if __name__ == "__main__":
