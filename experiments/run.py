@@ -25,9 +25,10 @@ from covr_jax.priors.source import PriorSource
 from covr_jax.snapshots import Snapshots
 from experiments import configuration, environment_info, report
 from experiments.configuration import Built
+from experiments.json_lines import plain
 from experiments.policy import environment, load_policy
 from experiments.recorder import RunRecorder
-from experiments.run_directory import RunDirectory, is_done, read_config
+from experiments.run_directory import RunDirectory, is_done, read_config, read_environment
 
 EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in batches
 OLD_SERVER_S = 60  # that the server of a learner which was killed may take to notice and end
@@ -55,6 +56,7 @@ def run(built: Built, out: Path, overwrite: bool = False, resume: bool = False) 
         snapshots = Snapshots(out / "checkpoints", _identity(config, env))
         saved = snapshots.newest() if resume else None
         if resume:
+            _tell_what_changed(out)
             directory = RunDirectory.resume(out, saved.state["records"] if saved else {})
         else:
             directory = RunDirectory.create(out, config, built.overrides, environment_info.describe(), overwrite)
@@ -89,6 +91,14 @@ def _config_of(out: Path, built: Built) -> Config:
                 f"{configuration.as_text(value)} in {out}: resume with the same settings, or with none"
             )
     return config
+
+
+def _tell_what_changed(out: Path) -> None:
+    """Says what may keep the run from being the one that it would have been."""
+    then, now = read_environment(out), plain(environment_info.describe())
+    if changed := sorted(name for name in now if now[name] != then.get(name)):
+        names = ", ".join(changed)
+        print(f"note: {names} not as when {out} began: its numbers may come out differently", file=sys.stderr)
 
 
 def _identity(config: Config, env: gymnasium.Env) -> dict[str, Any]:

@@ -208,6 +208,14 @@ def read_config(path: Path) -> Config:
         raise ValueError(f"{file}: {error}") from None
 
 
+def read_environment(path: Path) -> dict[str, Any]:
+    """environment.json of the run in ``path``; {} if it cannot be read."""
+    try:
+        return json.loads((path / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
 def is_done(path: Path) -> bool:
     """Whether the run in ``path`` has reached its end."""
     try:

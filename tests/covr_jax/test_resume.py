@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
-import jax
 import numpy as np
 import pytest
 

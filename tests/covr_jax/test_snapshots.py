@@ -162,7 +162,7 @@ def test_damage_to_any_file_of_the_newest_is_noticed_and_the_one_before_is_used(
 def test_with_no_whole_one_left_a_run_is_refused_now_and_later(folder, damage):
     damage(folder / BLOCKS[0])  # both snapshots need it
     for _ in range(2):
-        with pytest.raises(ValueError, match="no checkpoint in .* is whole"):
+        with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
             Snapshots(folder, IDENTITY).newest()
     assert len(list((folder / "quarantine").iterdir())) == 2
 

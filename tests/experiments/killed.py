@@ -3,8 +3,9 @@
     python killed.py decision:120 write:3:server -- --resume --out=... further flags of experiments.train
 
 A point is the n-th call of a function within one start of the program; what dies there is the learner (the default),
-the server that it started, or both, by SIGKILL; with "term" the learner gets SIGTERM, with "full" it can write no more file. The starts are forks of one
-process that has the imports behind it. Prints each start's end as one line: killed, or the exit code.
+the server that it started, or both, by SIGKILL; with "term" the learner gets SIGTERM, with "full" it can write no file
+any more. The starts are forks of one process that has the imports behind it. Prints each start's end as one line:
+killed, or the exit code.
 """
 
 from __future__ import annotations
