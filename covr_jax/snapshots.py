@@ -103,7 +103,7 @@ class Snapshots:
             blocks = self._write_frames(replay)
             save_tree(part / "learner", learner)
             arrays: dict[str, np.ndarray] = {}
-            document = json.dumps(_split(state, "", arrays), sort_keys=True).encode()
+            document = json.dumps(_split(state, "", arrays)).encode()
             _write(part / "arrays.npz", lambda file: np.savez(file, **arrays))
             _write(part / "state.json", lambda file: file.write(document))
             manifest = {
