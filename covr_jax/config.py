@@ -160,6 +160,7 @@ class RunConfig:
     eval_every: int = 10_000  # steps between evaluations
     eval_episodes: int = 10
     log_every: int = 1000  # steps between lines of metrics.jsonl
+    checkpoint_every: int = 10_000  # steps between checkpoints for --resume, each at the next end of an episode
     video: bool = True
 
 

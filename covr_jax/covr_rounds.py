@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +62,40 @@ class ReturnMemory:
         if self._truncate:
             self._close_steps()
         self._open = []
-        closed, self._closed = self._closed, []
-        if not closed:
+        taken, self._closed = self._joined(), []
+        return taken
+
+    def state(self) -> dict[str, Any]:
+        """All that ``restore`` needs: JSON values and arrays."""
+        ids, rewards, time, states = zip(*self._open, strict=True) if self._open else ((), (), (), ())
+        closed = self._joined()
+        return {
+            "closed": closed._asdict() | {"states": _table(closed.states)},
+            "open": {
+                "ids": np.asarray(ids, np.int64),
+                "rewards": np.asarray(rewards, np.float64),
+                "time": np.asarray(time, np.int64),
+                "states": _table(states),
+            },
+            "time": self._time,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where another was."""
+        closed, running = state["closed"], state["open"]
+        self._closed = [Steps(**closed | {"states": _rows(closed["states"])})]
+        columns = (running["ids"].tolist(), running["rewards"].tolist(), running["time"].tolist())
+        self._open = list(zip(*columns, _rows(running["states"]), strict=True))
+        self._time = state["time"]
+
+    def _joined(self) -> Steps:
+        if not self._closed:
             return Steps(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), [])
         return Steps(
-            np.concatenate([s.ids for s in closed]),
-            np.concatenate([s.returns for s in closed]),
-            np.concatenate([s.time for s in closed]),
-            [state for s in closed for state in s.states],
+            np.concatenate([s.ids for s in self._closed]),
+            np.concatenate([s.returns for s in self._closed]),
+            np.concatenate([s.time for s in self._closed]),
+            [state for s in self._closed for state in s.states],
         )
 
     def _close_steps(self) -> None:
@@ -130,6 +156,20 @@ class Rounds:
         self.done += 1
         self._steps = 0
 
+    def state(self) -> dict[str, Any]:
+        """All that ``restore`` needs: JSON values and arrays."""
+        return {
+            "done": self.done,
+            "adapter_round": self.adapter_round,
+            "steps": self._steps,
+            "memory": self.memory.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where another was."""
+        self.done, self.adapter_round, self._steps = state["done"], state["adapter_round"], state["steps"]
+        self.memory.restore(state["memory"])
+
 
 def run_round(
     rounds: Rounds,
@@ -178,6 +218,19 @@ def _samples(filtered: Filtered, replay: ReplayBuffer) -> list[Sample]:
         Sample(frames[n], steps.states[i], actions[n], float(steps.returns[i]))
         for n, i in enumerate(kept)
     ]
+
+
+def _table(states: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Dictionaries with equal keys as one array: {"names": K texts, "values": float64 [N, K]}."""
+    names = list(states[0]) if states else []
+    if any(list(state) != names for state in states):
+        raise ValueError("an environment must name the same state in every step")
+    values = np.array([list(state.values()) for state in states], np.float64).reshape(len(states), len(names))
+    return {"names": names, "values": values}
+
+
+def _rows(table: dict[str, Any]) -> list[dict[str, float]]:
+    return [dict(zip(table["names"], row, strict=True)) for row in table["values"].tolist()]
 
 
 def statistics(filtered: Filtered, bins: int = 20) -> dict:

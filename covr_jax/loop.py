@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import gymnasium
@@ -20,7 +20,7 @@ from covr_jax.learner import Learner
 from covr_jax.methods import METHODS
 from covr_jax.priors.labels import Answered, HeldLabels
 from covr_jax.priors.pipeline import PriorPipeline
-from covr_jax.priors.source import PriorSource, PriorUnavailable
+from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
@@ -38,7 +38,13 @@ class Recorder(Protocol):
     def label(self, record: dict[str, Any], answered: Answered) -> None: ...
     def timing(self, record: dict[str, Any]) -> None: ...
     def progress(self, steps: int, notes: dict[str, str]) -> None: ...
-    def checkpoint(self, state: LearnerState) -> None: ...
+    def policy(self, state: LearnerState) -> None:
+        """Keeps the parameters for evaluation: those of the latest evaluation, or of an interruption after it."""
+
+    def checkpoint(
+        self, decisions: int, learner: LearnerState, state: dict[str, Any], replay: ReplayBuffer
+    ) -> None:
+        """Keeps all that ``Trainer.restore`` needs. Raises OSError if it cannot."""
 
 
 @dataclass
@@ -49,7 +55,11 @@ class Counters:
 
 
 class Trainer:
-    """One run: ``run`` does it all."""
+    """One run: ``run`` does it all.
+
+    Its state between two decisions is the learner's, the replay's and that of ``state``. Nothing else is needed to go
+    on, for random numbers are functions of the counters, and an episode is one of its seed and the actions.
+    """
 
     def __init__(
         self,
@@ -111,32 +121,113 @@ class Trainer:
         self.interrupted = True
 
     def run(self) -> LearnerState:
-        """Trains until the budget is spent or ``stop`` is called; the last parameters are checkpointed."""
+        """Trains until the budget is spent or ``stop`` is called; either way a checkpoint follows."""
         while not self.finished:
+            before = self.steps
             self.episode()
-        if self.labels is not None:
-            self.labels.drain()
-        if self.interrupted:  # otherwise the last evaluation has done so
-            self.recorder.checkpoint(self.state)
+            every = self.config.run.checkpoint_every
+            if not self.finished and self.steps // every > before // every:
+                self._checkpoint()
+        if self.steps >= self.config.run.steps:
+            if self.labels is not None:
+                self.labels.drain()
+        else:  # otherwise the last evaluation has kept the policy
+            self.recorder.policy(self.state)
+        # Without its first frames an episode cannot be gone on with: the checkpoint before it stays the newest.
+        if np.all(self.replay.contains(np.asarray(self.replay.running))):
+            self._checkpoint()
         return self.state
+
+    # --- state -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that ``restore`` needs besides the learner and the replay's frames: JSON values and arrays."""
+        prior = self.prior if isinstance(self.prior, TunablePrior) else None
+        return {
+            "counters": asdict(self.counters),
+            "metrics": {name: float(value) for name, value in self._metrics.items()},
+            "episode_return": self._episode_return,
+            "evaluation_mean": self._evaluation_mean,
+            "vlm_returns": self._vlm_returns,
+            "prior": None if prior is None else {"run": prior.run, "version": prior.version, "digest": prior.digest},
+            "labels": None if self.labels is None else self.labels.state(),
+            "rounds": None if self.rounds is None else self.rounds.state(),
+            "replay": self.replay.state(),
+        }
+
+    def restore(
+        self, learner: LearnerState, state: dict[str, Any], frames: Iterable[tuple[int, np.ndarray]]
+    ) -> None:
+        """Makes a new trainer of the same configuration what another was when its ``snapshot`` was taken.
+
+        ``frames``: of the replay, as of ``ReplayBuffer.restore``. Raises ValueError for another adapter, and
+        PriorUnavailable if the prior cannot answer with the adapter version of then.
+        """
+        self.state = learner
+        self.counters = Counters(**state["counters"])
+        self._metrics = dict(state["metrics"])
+        self._episode_return, self._evaluation_mean = state["episode_return"], state["evaluation_mean"]
+        self._vlm_returns = dict(state["vlm_returns"])
+        self.replay.restore(state["replay"], frames)
+        if isinstance(self.prior, TunablePrior):
+            # The server may have gone further: it must answer, and tune, from where the run goes on.
+            version, digest = self.prior.activate(state["prior"]["version"])
+            if state["prior"]["digest"] not in ("", digest):
+                raise ValueError(f"adapter {version} of run {self.prior.run} is not the one that the run was using")
+        if self.rounds is not None:
+            self.rounds.restore(state["rounds"])
+            self.replay.trusted_from = self.rounds.trusted_from
+        if self.labels is not None:
+            self.labels.restore(state["labels"])
+
+    def _checkpoint(self) -> None:
+        with self.watch.part("checkpoint"):
+            self.recorder.checkpoint(self.counters.decisions, self.state, self.snapshot(), self.replay)
 
     # --- one episode, one decision ---------------------------------------------------------------------------
 
     def episode(self) -> None:
-        """One episode, or what the budget leaves of it."""
-        seed = seeds.integer(self.config.run.seed, "episode", self.counters.episodes)
+        """One episode, or the rest of one that was checkpointed, or what the budget leaves of it."""
         with self.watch.part("env"):
-            frame, info = self.env.reset(seed=seed)
-        observation = Observation(frame, self._stack.reset(frame), info["state"])
-        self.replay.begin(frame)
-        total, first, over = 0.0, True, False
+            observation, total = self._repeat() if self.replay.running else self._begin()
+        over = False
         while not over and not self.finished:
-            reward, observation, over = self._decision(observation, first)
-            total, first = total + reward, False
+            reward, observation, over = self._decision(observation, first=len(self.replay.running) == 1)
+            total += reward
         if over:
             self._episode_return = total
-        if self.labels is not None:
-            self.labels.end_episode()
+            if self.labels is not None:
+                self.labels.end_episode()
+
+    def _begin(self) -> tuple[Observation, float]:
+        observation = self._reset()
+        self.replay.begin(observation.frame)
+        return observation, 0.0
+
+    def _repeat(self) -> tuple[Observation, float]:
+        """Drives the running episode again to where it was: no simulator can tell all of its state.
+
+        Raises ValueError if the environment shows other frames than it did.
+        """
+        ids, total = np.asarray(self.replay.running), 0.0
+        observation = self._reset()
+        frames = [observation.frame]
+        for action in self.replay.actions(ids[:-1]):
+            frame, reward, _, _, info = self.env.step(action)
+            observation = Observation(frame, self._stack.push(frame), info["state"])
+            total += reward
+            frames.append(frame)
+        if not np.array_equal(np.stack(frames), self.replay.frames(ids)):
+            raise ValueError(
+                f"{self.config.env.name} does not repeat episode {self.counters.episodes}: resume where it ran before, "
+                "or move the newest checkpoint away, and the one before it is used"
+            )
+        return observation, total
+
+    def _reset(self) -> Observation:
+        """The start of the current episode, a function of the seed and its number."""
+        frame, info = self.env.reset(seed=seeds.integer(self.config.run.seed, "episode", self.counters.episodes))
+        return Observation(frame, self._stack.reset(frame), info["state"])
 
     def _decision(self, observation: Observation, first: bool) -> tuple[float, Observation, bool]:
         """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap."""
@@ -294,7 +385,7 @@ class Trainer:
                 for answered in self.labels.recent:
                     self.recorder.label(self._where() | {"asked_at": answered.decision}, answered)
                 self.labels.recent.clear()
-            self.recorder.checkpoint(self.state)
+            self.recorder.policy(self.state)
 
     def _prior_actions(self, video: Episode | None) -> np.ndarray | None:
         """What the prior would have done in the video's frames, for the eye; None without an available prior.

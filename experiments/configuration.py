@@ -16,6 +16,7 @@ from covr_jax.config import Config
 from experiments.configuration_values import AUTO, coerce, field_types
 
 PRESETS = Path(__file__).parent / "presets"
+LATER = ("run.checkpoint_every",)  # no such field in older records; what they show does not depend on it
 
 
 class Built(NamedTuple):
@@ -73,7 +74,7 @@ def load_preset(name: str, folder: Path = PRESETS) -> dict[str, Any]:
     try:
         document = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
         values: dict[str, Any] = {}
-        for path, value in _leaves(document):
+        for path, value in leaves(document).items():
             values.update(_set(path, value, text=False))
     except (ValueError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"preset {name}: {error}") from None
@@ -111,9 +112,9 @@ def from_json(text: str) -> Config:
     if not isinstance(document, dict):
         raise ValueError("the configuration must be one JSON object")
     values: dict[str, Any] = {}
-    for path, value in _leaves(document):
+    for path, value in leaves(document).items():
         values.update(_set(path, value, text=False))
-    missing = [path for path in field_types() if path not in values]
+    missing = [path for path in field_types() if path not in values and path not in LATER]
     if missing:
         raise ValueError(f"the configuration lacks {', '.join(missing)}")
     return _nested(Config, values)
@@ -153,12 +154,12 @@ def _unknown(path: str, known: list[str]) -> str:
     return f"unknown key {path!r}{hint}"
 
 
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> value of nested dictionaries, in their order."""
+    paths: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        paths |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return paths
 
 
 def _nested(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:

@@ -141,6 +141,7 @@ RANGES: dict[str, Range] = {
     "run.eval_every": POSITIVE,
     "run.eval_episodes": POSITIVE,
     "run.log_every": POSITIVE,
+    "run.checkpoint_every": POSITIVE,
 }
 
 

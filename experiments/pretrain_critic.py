@@ -38,7 +38,7 @@ from covr_jax.value_critic import TARGETS, ValueCriticFit
 from experiments import value_critic_artefact
 from experiments.command_line import fail, prepare
 from experiments.policy import environment, load_policy
-from experiments.run import open_prior
+from experiments.run import new_namespace, open_prior
 from experiments.run_directory import read_config
 
 _POLICY = flags.DEFINE_string("policy", None, "Run directory of the trained policy.", required=True)
@@ -114,7 +114,7 @@ def pretrain(out: Path) -> dict[str, Any]:
         action_dim, repeat = env.action_space.shape[0], env.action_repeat
         learner, params = load_policy(run, action_dim)
         steps = repeat if config.run.step_unit == "frames" else 1
-        with open_prior(config, Path(scratch), env) as prior:
+        with open_prior(config, Path(scratch), env, new_namespace(out)) as prior:
             policy = _sampling(learner, params, _SEED.value)
             phase = functools.partial(PriorPolicy, prior, config.prior.period, steps, action_dim)
             explore = AlternatingExploration(_DATA.value, policy, phase, steps)

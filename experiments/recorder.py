@@ -12,6 +12,8 @@ from tqdm import tqdm
 from covr_jax.checkpoint import save_params
 from covr_jax.evaluation import Episode
 from covr_jax.priors.labels import Answered
+from covr_jax.replay.buffer import ReplayBuffer
+from covr_jax.snapshots import Snapshots
 from covr_jax.types import LearnerState
 from experiments.policy import params_path
 from experiments.run_directory import RunDirectory
@@ -21,13 +23,25 @@ from experiments.video import write_episode
 class RunRecorder:
     """Implements ``covr_jax.loop.Recorder``."""
 
-    def __init__(self, run: RunDirectory, budget: int, unit: str, action_names: Sequence[str], fps: float):
-        self._run, self._names, self._fps = run, action_names, fps
+    def __init__(
+        self,
+        run: RunDirectory,
+        snapshots: Snapshots,
+        budget: int,
+        unit: str,
+        action_names: Sequence[str],
+        fps: float,
+    ):
+        self._run, self._snapshots, self._names, self._fps = run, snapshots, action_names, fps
         # A log file gets a line a minute instead of a bar that moves.
         every = 0.2 if sys.stderr.isatty() else 60.0
         self._bar = tqdm(
             total=budget, unit=unit.removesuffix("s"), dynamic_ncols=True, smoothing=0.05, mininterval=every
         )
+
+    def begin(self, steps: int) -> None:
+        """Where the bar starts, in a resumed run."""
+        self._bar.n = self._bar.initial = steps
 
     def metrics(self, record: dict[str, Any]) -> None:
         self._run.write("metrics", record)
@@ -81,8 +95,13 @@ class RunRecorder:
         self._bar.set_postfix(notes, refresh=False)
         self._bar.update(steps - self._bar.n)
 
-    def checkpoint(self, state: LearnerState) -> None:
+    def policy(self, state: LearnerState) -> None:
         save_params(params_path(self._run.path), state.params)
+
+    def checkpoint(
+        self, decisions: int, learner: LearnerState, state: dict[str, Any], replay: ReplayBuffer
+    ) -> None:
+        self._snapshots.save(decisions, learner, state | {"records": self._run.lengths()}, replay)
 
     def close(self) -> None:
         self._bar.close()

@@ -13,7 +13,8 @@ rounds.jsonl       one line a COVR round
 samples.jsonl      a few of the prior's replies beside the frame that was shown (frames/*.png)
 timings.jsonl      all wall-clock figures: ``seconds`` and ``part_seconds`` (part -> seconds) since the
                    session began; a resumed run is a new session
-checkpoints/ videos/ frames/ tensorboard/ report.html
+checkpoints/       params/, the policy of the latest evaluation; what --resume needs (``covr_jax.snapshots``)
+videos/ frames/ tensorboard/ report.html
 
 Every line carries ``frames`` (simulator) and ``decisions`` (agent). Two equal runs write equal bytes
 everywhere but in timings.jsonl, environment.json and the views.
@@ -21,6 +22,7 @@ everywhere but in timings.jsonl, environment.json and the views.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -42,17 +44,24 @@ __all__ = ["STATES", "STREAMS", "RunDirectory", "read_lines"]
 STREAMS = ("metrics", "evaluations", "rounds", "samples", "timings")
 MIRRORED = ("metrics", "evaluations", "rounds")
 STATES = ("running", "done", "failed", "interrupted")
+FIRST_FILES = ("overrides.txt", "environment.json", "environment.json.part", "config.json.part", ".lock")
 FOLDERS = ("checkpoints", "videos", "frames", "tensorboard")
 
 
 class RunDirectory:
     """An open run directory. As a context manager it ends with the state done, interrupted or failed.
 
-    Make one with ``create``.
+    Make one with ``create`` or ``resume``. Raises ValueError if another process has it open.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = (path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ValueError(f"{path} is in use: another process trains there") from None
         self.checkpoints = path / "checkpoints"
         self.videos = path / "videos"
         for folder in FOLDERS:
@@ -77,15 +86,46 @@ class RunDirectory:
         path = Path(path)
         if overwrite and (path / "config.json").is_file():
             shutil.rmtree(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # A process that died before config.json was there has left no run.
+        if path.exists() and (not path.is_dir() or any(entry.name not in FIRST_FILES for entry in path.iterdir())):
             raise ValueError(
-                f"{path} is not empty: replace a run by --overwrite, or name another directory by --out"
+                f"{path} is not empty: go on with a run by --resume, replace it by --overwrite, or name another "
+                "directory by --out"
             )
         path.mkdir(parents=True, exist_ok=True)
-        (path / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
         (path / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), encoding="utf-8")
         write_json(path / "environment.json", environment)
+        _replace(path / "config.json", configuration.to_json(config))
         return cls(path)
+
+    @classmethod
+    def resume(cls, path: str | Path, lengths: Mapping[str, int]) -> RunDirectory:
+        """The run in ``path``, its records cut back to ``lengths`` (bytes by stream, as of ``lengths()``).
+
+        Raises ValueError if a record is shorter than that.
+        """
+        run = cls(Path(path))
+        for stream in STREAMS:
+            file, length = run._lines(stream), lengths.get(stream, 0)
+            if file.stat().st_size < length:
+                run.close()
+                raise ValueError(f"{file} has lost lines that were written before the checkpoint")
+            os.truncate(file, length)
+        run._samples = len(read_lines(run._lines("samples")))
+        run._view.close()
+        shutil.rmtree(run.path / "tensorboard")  # it may hold points of a future that is about to change
+        run._view = TensorBoardView(run.path / "tensorboard")
+        for stream in MIRRORED:
+            for record in read_lines(run._lines(stream)):
+                run._view.add(stream, record)
+        return run
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of each stream so far, all on the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {stream: self._lines(stream).stat().st_size for stream in STREAMS}
 
     def config(self) -> Config:
         return read_config(self.path)
@@ -132,6 +172,7 @@ class RunDirectory:
         for file in self._files.values():
             file.close()
         self._view.close()
+        self._lock.close()
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -143,10 +184,13 @@ class RunDirectory:
             if kind is None:
                 self.set_status("done", "")
             elif issubclass(kind, KeyboardInterrupt):
-                self.set_status("interrupted", "stopped by the user")
+                self.set_status("interrupted", str(error) or "stopped by the user")
             else:
                 first = (str(error).splitlines() or [""])[0]
                 self.set_status("failed", f"{kind.__name__}: {first}")
+        except OSError:
+            if kind is None:  # otherwise what ended the run is what to tell: a full disk, likely
+                raise
         finally:
             self.close()
 
@@ -165,12 +209,31 @@ def read_config(path: Path) -> Config:
         raise ValueError(f"{file}: {error}") from None
 
 
+def read_environment(path: Path) -> dict[str, Any]:
+    """environment.json of the run in ``path``; {} if it cannot be read."""
+    try:
+        return json.loads((path / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def is_done(path: Path) -> bool:
+    """Whether the run in ``path`` has reached its end."""
+    try:
+        return json.loads((path / "STATUS.json").read_bytes())["state"] == "done"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes ``value`` as indented JSON with sorted keys, by an atomic replace."""
+    _replace(path, json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
-        json.dump(plain(value), file, indent=2, sort_keys=True, allow_nan=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -35,6 +35,9 @@ _ADDRESS = flags.DEFINE_string(
 _ADAPTERS = flags.DEFINE_string(
     "adapters", "", "Folder that keeps adapter versions, found again after a restart; empty: a temporary one."
 )
+_ADAPTERS_WAIT = flags.DEFINE_float(
+    "adapters_wait_s", 0.0, "How long another server, which is ending, may take to leave --adapters.", lower_bound=0.0
+)
 _DEVICE = flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.")
 _DTYPE = flags.DEFINE_string(
     "dtype", "auto", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16."
@@ -114,6 +117,7 @@ def main() -> None:
             max_delay_ms=_MAX_DELAY.value,
             max_resident=_MAX_RESIDENT.value,
             reflect=_REFLECTION.value,
+            adapters_wait_s=_ADAPTERS_WAIT.value,
         )
         try:
             print(server.start(address), flush=True)

@@ -16,12 +16,13 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -64,10 +65,11 @@ class AdapterRecord:
 class AdapterStore:
     """All versions under one root. Safe to call from several threads; no file is read whole under its lock."""
 
-    def __init__(self, root: Path | str, model_digest: str):
+    def __init__(self, root: Path | str, model_digest: str, wait_s: float = 0.0):
         """
         Args:
             model_digest: sha256 of the base model whose adapters are made and served here, hex.
+            wait_s: how long another store may take to leave the root, seconds.
 
         Raises:
             ValueError: another store owns the root.
@@ -75,11 +77,12 @@ class AdapterStore:
         self._root, self._model_digest = Path(root), model_digest
         self._root.mkdir(parents=True, exist_ok=True)
         self._owned = (self._root / ".lock").open("w")
-        try:
-            fcntl.flock(self._owned, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._owned.close()
-            raise ValueError(f"adapters: another server uses {self._root}; give each a folder of its own") from None
+        end = time.monotonic() + wait_s
+        while not _locked(self._owned):
+            if time.monotonic() >= end:
+                self._owned.close()
+                raise ValueError(f"adapters: another server uses {self._root}; give each a folder of its own")
+            time.sleep(0.1)
         self._lock = threading.RLock()
         self._holds: Counter[tuple[str, str]] = Counter()
         for leftover in self._root.glob("*/.new-*"):  # of a process that died while it wrote
@@ -123,6 +126,18 @@ class AdapterStore:
                 return self.get(run, f"v{newest}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def made_by(self, run: str, request_id: str) -> AdapterRecord | None:
+        """The version of ``run`` whose manifest names this request, if there is one and it is whole."""
+        with self._lock:
+            versions = self._versions(run)
+        for version in reversed(versions):
+            try:
+                if self.get(run, version).manifest.get("request_id") == request_id:
+                    return self.verify(run, version)
+            except (AdapterNotFound, AdapterInvalid):
+                continue
+        return None
 
     def list(self, run: str) -> list[AdapterRecord]:
         """All versions of ``run``, oldest first; none for a run that is not known."""
@@ -196,14 +211,29 @@ class AdapterStore:
             AdapterInUse: it is active or held.
         """
         with self._lock:
-            folder = self._version_folder(run, version)
-            if self._state(run)["active"] == version:
-                raise AdapterInUse(f"adapter {run}/{version} is the active one; activate another first")
-            if self._holds[run, version]:
-                raise AdapterInUse(f"adapter {run}/{version} is in use")
-            grave = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-            os.rename(folder, grave / version)
+            grave = self._bury(run, version)
         shutil.rmtree(grave, ignore_errors=True)
+
+    def withdraw(self, run: str, version: str) -> None:
+        """Removes the newest version before anybody was told of it: its number is given to the next one.
+
+        Raises:
+            AdapterNotFound, AdapterInUse: as ``delete``.
+        """
+        with self._lock:
+            grave = self._bury(run, version)
+            self._set_state(run, self._state(run) | {"newest": _number(version) - 1})
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def _bury(self, run: str, version: str) -> Path:
+        folder = self._version_folder(run, version)
+        if self._state(run)["active"] == version:
+            raise AdapterInUse(f"adapter {run}/{version} is the active one; activate another first")
+        if self._holds[run, version]:
+            raise AdapterInUse(f"adapter {run}/{version} is in use")
+        grave = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        os.rename(folder, grave / version)
+        return grave
 
     @contextmanager
     def hold(self, run: str, version: str) -> Iterator[AdapterRecord | None]:
@@ -252,6 +282,14 @@ class AdapterStore:
         sealed_files.write_durably(file.with_suffix(".new"), sealed_files.seal(state))
         os.replace(file.with_suffix(".new"), file)
         sealed_files.sync(file.parent)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _number(version: str) -> int:

@@ -74,9 +74,10 @@ class Jobs:
         self._thread.start()
 
     def find(self, run: str, request_id: str) -> Job | None:
-        """The job that this run started under this request id, if any."""
+        """The job that this run started under this request id, if any; one that was cancelled may be tried again."""
         with self._wake:
-            return self._jobs.get(self._requests.get((run, request_id), ""))
+            job = self._jobs.get(self._requests.get((run, request_id), ""))
+            return None if job is None or job.cancelled.is_set() else job
 
     def start(
         self, run: str, request_id: str, work: Callable[[Job], Any], finally_do: Callable[[], None]
@@ -91,7 +92,7 @@ class Jobs:
         """
         job = Job(run, work, finally_do)
         with self._wake:
-            known = self._jobs.get(self._requests.get((run, request_id), "")) if request_id else None
+            known = self.find(run, request_id) if request_id else None
             full = known is None and (self._closed or len(self._queue) >= self._max_queued)
             if known is None and not full:
                 self._forget_old()

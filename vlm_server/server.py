@@ -40,6 +40,7 @@ class Server:
         max_delay_ms: how long a question waits for company.
         max_resident: adapters kept in memory.
         reflect: whether gRPC reflection is answered.
+        adapters_wait_s: how long another server may take to leave ``adapters``, seconds.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Server:
         max_delay_ms: float = 2.0,
         max_resident: int = 4,
         reflect: bool = True,
+        adapters_wait_s: float = 0.0,
     ):
-        self._store = store = AdapterStore(adapters, vlm.digest)
+        self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s)
         engine = ResidentEngine(Engine(vlm), store, max_resident)
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue)
         self._jobs = Jobs(limits.max_queued_jobs)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
@@ -132,7 +136,8 @@ class TuningService(pb_grpc.TuningServiceServicer):
             job = self._jobs.find(run, request_id) if request_id else None
             if job is None:
                 version = requests.version(request.parent, "parent") if request.parent else ""
-                if len(self._adapters.list(run)) >= self._limits.max_adapters_per_run:
+                full = len(self._adapters.list(run)) >= self._limits.max_adapters_per_run
+                if full and not (request_id and self._adapters.made_by(run, request_id)):
                     most = self._limits.max_adapters_per_run
                     raise exhausted(f"run: {run} has the {most} adapter versions that it may; delete some")
                 job = self._start(run, request_id, request.dataset, version, config, request.activate)
@@ -147,7 +152,7 @@ class TuningService(pb_grpc.TuningServiceServicer):
             parent = held.enter_context(self._adapters.pinned(run, version))
 
             def work(job: jobs.Job) -> pb.TuningResult:
-                return self._tune(job, data, parent, config, activate)
+                return self._tune(job, request_id, data, parent, config, activate)
 
             # From here the job lets go of what it holds, also if it is not queued.
             release = held.pop_all().close
@@ -156,7 +161,9 @@ class TuningService(pb_grpc.TuningServiceServicer):
         except jobs.QueueFull:
             raise exhausted("the queue of tuning jobs is full; try again later") from None
 
-    def _tune(self, job, data, parent, config, activate) -> pb.TuningResult:
+    def _tune(self, job, request_id, data, parent, config, activate) -> pb.TuningResult:
+        """A new version; or the one that this request made before its caller, or a server, was gone."""
+
         def ask() -> None:
             if job.cancelled.is_set():
                 raise jobs.JobFailed("cancelled")
@@ -167,9 +174,14 @@ class TuningService(pb_grpc.TuningServiceServicer):
                 "base": {"model": self._vlm.name, "digest": self._vlm.digest},
                 "data": {"task": data.task.name, "samples": len(data.samples), "digest": data.digest},
             }
-            return outcome.write(folder) | lineage
+            return outcome.write(folder) | lineage | ({"request_id": request_id} if request_id else {})
 
         try:
+            made = self._adapters.made_by(data.run, request_id) if request_id else None
+            if made is not None:
+                if activate:
+                    self._adapters.activate(data.run, made.version, ask)
+                return _tuning_result(made.version, made.digest, activate, made.manifest["statistics"])
             self._adapters.verify(parent)
             outcome = tuning.train(
                 self._vlm, data.task, data.samples, parent.folder, config, job.report, job.cancelled.is_set
@@ -179,11 +191,7 @@ class TuningService(pb_grpc.TuningServiceServicer):
             raise jobs.JobFailed("the server is shutting down") from None
         except (tuning.TuningFailed, AdapterInvalid) as error:
             raise jobs.JobFailed(str(error)) from None
-        result = pb.TuningResult(adapter=_reference(pinned), activated=activate)
-        for name in result.DESCRIPTOR.fields_by_name:
-            if hasattr(outcome.statistics, name):
-                setattr(result, name, getattr(outcome.statistics, name))
-        return result
+        return _tuning_result(pinned.version, pinned.digest, activate, dataclasses.asdict(outcome.statistics))
 
     def WatchTuning(self, request, context):
         with refusing(context):
@@ -260,6 +268,14 @@ class AdapterService(pb_grpc.AdapterServiceServicer):
 def _task_info(task: tasks.Task) -> pb.TaskInfo:
     actions = [pb.ActionInfo(name=a.name, low=a.low, high=a.high, sign=a.sign) for a in task.actions]
     return pb.TaskInfo(name=task.name, actions=actions, state=task.state_names)
+
+
+def _tuning_result(version: str, digest: str, activated: bool, statistics: Mapping[str, Any]) -> pb.TuningResult:
+    """``statistics``: fields of ``tuning.Statistics``; None is NaN, as a manifest writes it."""
+    result = pb.TuningResult(adapter=pb.AdapterRef(version=version, digest=digest), activated=activated)
+    for name in result.DESCRIPTOR.fields_by_name.keys() & statistics.keys():
+        setattr(result, name, math.nan if statistics[name] is None else statistics[name])
+    return result
 
 
 def _prediction(task: tasks.Task, reply: Reply, prompt: str) -> pb.Prediction:

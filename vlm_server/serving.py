@@ -108,6 +108,9 @@ class ServedAdapters:
     def list(self, run: str) -> list[AdapterRecord]:
         return self._store.list(run)
 
+    def made_by(self, run: str, request_id: str) -> AdapterRecord | None:
+        return self._store.made_by(run, request_id)
+
     def get(self, run: str, version: str) -> AdapterRecord:
         return self._store.get(run, version)
 
@@ -130,7 +133,8 @@ class ServedAdapters:
             else:
                 ask()
         except BaseException:
-            self.delete(run, record.version)
+            self._store.withdraw(run, record.version)
+            self._batcher.call(lambda: self._engine.drop(f"{run}/{record.version}")).result()
             raise
         return _pinned(record)
 

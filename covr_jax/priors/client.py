@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 
 import grpc
@@ -22,7 +22,8 @@ CHUNK_BYTES = 1_900_000  # of one upload message; below the 2 MB that any server
 class GrpcPrior:
     """One task and one run on one prior server. Thread-safe; every call has a deadline.
 
-    ``version`` is the adapter version that answers now, as far as this client knows ("base": none).
+    ``version`` is the adapter version that answers now, as far as this client knows ("base": none), ``digest`` that
+    of its weights (of the base model's for "base"; "" before it is known).
 
     Args:
       address: "host:port", "grpc://host:port" or "unix:path".
@@ -58,7 +59,7 @@ class GrpcPrior:
         self._prior = pb_grpc.PriorServiceStub(self._channel)
         self._tuning = pb_grpc.TuningServiceStub(self._channel)
         self._adapters = pb_grpc.AdapterServiceStub(self._channel)
-        self.version = self._active_version()
+        self.version, self.digest = self._active()
 
     def info(self) -> pb.GetServerInfoResponse:
         """Model, limits and tasks of the server, asked now."""
@@ -105,8 +106,8 @@ class GrpcPrior:
             adapter = self._adapters.ActivateAdapter(request, timeout=self.deadline_s).adapter
         except (grpc.RpcError, ValueError) as error:
             raise PriorUnavailable(self._line(f"ActivateAdapter({version})", error)) from error
-        self.version = adapter.version
-        return adapter.version, adapter.digest
+        self.version, self.digest = adapter.version, adapter.digest
+        return self.version, self.digest
 
     def tune(
         self,
@@ -118,7 +119,8 @@ class GrpcPrior:
     ) -> TuningReport:
         """Uploads the samples, tunes a version from ``parent`` ("": the active one) and activates it.
 
-        Returns when the job has ended, within ``config.deadline_s`` seconds.
+        Returns when the job has ended, within ``config.deadline_s`` seconds. The same samples, settings and parent
+        give the version that they gave before: a run that was killed in a round and resumed finds it.
 
         Raises:
           TuningFailed: the job failed or was late (it is then cancelled), or an RPC error.
@@ -133,14 +135,14 @@ class GrpcPrior:
         end = time.monotonic() + config.deadline_s
         job = ""
         try:
-            dataset = self._tuning.UploadSamples(self._upload(samples), timeout=_left(end)).dataset
+            uploaded = self._tuning.UploadSamples(self._upload(samples), timeout=_left(end))
             request = pb.StartTuningRequest(
                 run=self.run,
-                dataset=dataset,
+                dataset=uploaded.dataset,
                 parent=parent,
                 config=tuning,
                 activate=True,
-                request_id=uuid.uuid4().hex,
+                request_id=_request_id(parent or self.version, uploaded.digest, tuning),
             )
             job = self._tuning.StartTuning(request, timeout=_left(end)).job
             last = self._watch(job, end, progress)
@@ -155,7 +157,7 @@ class GrpcPrior:
             reason = " ".join(last.error.split()) or "the server gives no reason"
             raise TuningFailed(f"tuning at {self.address} ended as {state}: {reason}")
         if last.result.activated:
-            self.version = last.result.adapter.version
+            self.version, self.digest = last.result.adapter.version, last.result.adapter.digest
         return wire.report(last.result)
 
     def close(self) -> None:
@@ -168,15 +170,17 @@ class GrpcPrior:
         except (grpc.RpcError, ValueError) as error:
             raise PriorUnavailable(self._line("GetServerInfo", error)) from error
 
-    def _active_version(self) -> str:
+    def _active(self) -> tuple[str, str]:
+        """Version and digest of what answers for this run."""
         if not self.run:
-            return "base"
+            return "base", ""
         try:
             reply = self._adapters.ListAdapters(pb.ListAdaptersRequest(run=self.run), timeout=self.deadline_s)
         except grpc.RpcError as error:
             self._channel.close()
             raise PriorUnavailable(self._line("ListAdapters", error)) from error
-        return next((known.adapter.version for known in reply.adapters if known.active), "base")
+        known = (known.adapter for known in reply.adapters if known.active)
+        return next(((adapter.version, adapter.digest) for adapter in known), ("base", ""))
 
     def _checked_task(self, info: pb.GetServerInfoResponse) -> pb.TaskInfo:
         if info.protocol_version.split(".")[0] != str(PROTOCOL_MAJOR):
@@ -222,6 +226,12 @@ class GrpcPrior:
             grpc.StatusCode.UNIMPLEMENTED: "this is no prior server, or an old one",
         }.get(code, "see the server's log")
         return f"{what} failed with {code.name} at prior server {self.address} ({details[:300]}); {hint}"
+
+
+def _request_id(parent: str, samples_digest: str, config: pb.TuningConfig) -> str:
+    """32 hex digits, a function of what is asked for."""
+    parts = (parent.encode(), samples_digest.encode(), config.SerializeToString(deterministic=True))
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).hexdigest()[:32]
 
 
 def _left(end: float) -> float:

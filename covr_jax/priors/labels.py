@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,24 @@ class _Question:
         self.label: Label | None = None
         self.waiting: list[tuple[int, int]] = []  # (transition, age) stored before the answer came
         self.action: np.ndarray | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "decision": self.decision,
+            "iteration": self.iteration,
+            "observation": _observation_state(self.observation),
+            "label": None if self.label is None else self.label._asdict(),
+            "waiting": [list(pair) for pair in self.waiting],
+            "action": self.action,
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> _Question:
+        question = cls(state["decision"], state["iteration"], _observation(state["observation"]))
+        question.label = None if state["label"] is None else Label(**state["label"])
+        question.waiting = [tuple(pair) for pair in state["waiting"]]
+        question.action = state["action"]
+        return question
 
 
 class HeldLabels:
@@ -82,6 +100,41 @@ class HeldLabels:
         values, self._disagreement = self._disagreement, []
         return float(np.mean(values)) if values else None
 
+    def state(self) -> dict[str, Any]:
+        """All that ``restore`` needs: nested dictionaries and lists of JSON values and arrays."""
+        return {
+            "questions": [question.state() for question in self._questions.values()],
+            "current": None if self._current is None else self._current.state(),
+            "last_steps": self._last_steps,
+            "counts": dict(self.counts),
+            "recent": [
+                {
+                    "observation": _observation_state(answered.observation),
+                    "label": answered.label._asdict(),
+                    "action": answered.action,
+                    "decision": answered.decision,
+                }
+                for answered in self.recent
+            ],
+            "disagreement": list(self._disagreement),
+            "pipeline": self._pipeline.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where another was; what was out there is asked again."""
+        self._questions = {each["decision"]: _Question.restored(each) for each in state["questions"]}
+        current = None if state["current"] is None else _Question.restored(state["current"])
+        # While it is out, the current question is one of the questions.
+        self._current = None if current is None else self._questions.get(current.decision, current)
+        self._last_steps = state["last_steps"]
+        self.counts = Counter(state["counts"])
+        for each in state["recent"]:
+            label = Label(**each["label"])
+            self.recent.append(Answered(_observation(each["observation"]), label, each["action"], each["decision"]))
+        self._disagreement = list(state["disagreement"])
+        observations = {ticket: question.observation for ticket, question in self._questions.items()}
+        self._pipeline.restore(state["pipeline"], observations)
+
     def _take(self, answers: list[tuple[int, Label]]) -> None:
         for ticket, label in answers:
             question = self._questions.pop(ticket)
@@ -97,3 +150,12 @@ class HeldLabels:
     def _write(self, question: _Question, transition: int, age: int) -> None:
         if question.label.action is not None:
             self._replay.label(transition, question.label.action, True, question.iteration, age)
+
+
+def _observation_state(observation: Observation) -> dict[str, Any]:
+    """Without the frame, which is the newest of the stack."""
+    return {"stack": observation.stack, "state": observation.state}
+
+
+def _observation(state: dict[str, Any]) -> Observation:
+    return Observation(np.ascontiguousarray(state["stack"][..., -3:]), state["stack"], state["state"])

@@ -9,8 +9,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from covr_jax.priors.source import PriorSource, PriorUnavailable
 from covr_jax.types import Label, Observation
@@ -29,7 +30,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class PipelineStats:
-    """Counts since the start. All but ``waited_s`` follow from the calls alone as long as the prior works."""
+    """Counts since the process began. All but ``waited_s`` follow from the calls alone as long as the prior works."""
 
     asked: int = 0
     answered: Counter[str] = field(default_factory=Counter)  # status -> labels returned
@@ -138,6 +139,28 @@ class PriorPipeline:
         while self._groups:
             answers += self._take()
         return answers
+
+    def state(self) -> dict[str, Any]:
+        """Which questions are out, in JSON's types; their answers are not part of it."""
+        return {
+            "decision": self._decision,
+            "open": [ticket for ticket, _ in self._open],
+            "groups": [[group.closed_at, group.tickets] for group in self._groups],
+        }
+
+    def restore(self, state: Mapping[str, Any], observations: Mapping[int, Observation]) -> None:
+        """Asks what was out when ``state`` was taken, in the same groups, which are due when they were.
+
+        Args:
+            observations: by ticket.
+        """
+        self._decision = state["decision"]
+        self._open = [(ticket, observations[ticket]) for ticket in state["open"]]
+        groups = [_Group(at, tickets, [observations[t] for t in tickets]) for at, tickets in state["groups"]]
+        self._groups.extend(groups)
+        with self._changed:
+            self._unsent.extend(groups)
+            self._changed.notify_all()
 
     def settle(self) -> None:
         """Waits until nothing is being asked, without taking an answer: others may then ask the source."""

@@ -87,6 +87,17 @@ class ServerProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def ended(self, within_s: float = 2.0) -> bool:
+        """Whether the server has ended by itself; a process takes a moment to end after its sockets are closed."""
+        process = self._process
+        if process is None:
+            return False
+        try:
+            process.wait(timeout=within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return self._process is not None
+
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid

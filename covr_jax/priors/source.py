@@ -36,7 +36,13 @@ class PriorSource(Protocol):
 class TunablePrior(PriorSource, Protocol):
     """A prior that learns from the agent's own steps: a VLM behind gRPC. Teachers cannot."""
 
+    run: str  # namespace of the versions: no other run's
     version: str  # adapter version that answers now: "base", "v1", ...
+    digest: str  # of that version
+
+    def activate(self, version: str) -> tuple[str, str]:
+        """Lets a version answer from now on; its (version, digest). Raises PriorUnavailable if it cannot."""
+        ...
 
     def tune(
         self,
@@ -46,7 +52,8 @@ class TunablePrior(PriorSource, Protocol):
         parent: str = "",
         progress: Progress | None = None,
     ) -> TuningReport:
-        """Makes a new version from ``parent`` ("": the one that answers now) and lets it answer.
+        """Makes a new version from ``parent`` ("": the one that answers now) and lets it answer. What was asked for
+        before, in the same words, gives the version that it gave then.
 
         Raises TuningFailed if there is none; the version that answered before then goes on answering.
         """

@@ -8,10 +8,18 @@ whole run, so that the slot of id i is i modulo the number of slots.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from covr_jax.types import Batch
+
+# Per slot, besides the frame.
+FIELDS = (
+    "actions", "rewards", "not_done", "acted", "episode", "prior_actions", "prior_ok", "prior_version", "prior_age"
+)  # fmt: skip
+COUNTERS = ("next", "first", "transitions", "open")
 
 
 class ReplayBuffer:
@@ -135,6 +143,49 @@ class ReplayBuffer:
         ids = np.asarray(ids)
         return (ids < self._next) & (ids >= self._next - self._slots) & (ids >= 0)
 
+    @property
+    def held(self) -> range:
+        """Ids of all frames that have not been overwritten."""
+        return range(max(0, self._next - self._slots), self._next)
+
+    @property
+    def running(self) -> range:
+        """Ids of the frames of the episode that is running; empty between two episodes."""
+        if not self._open:
+            return range(0)
+        return range(int(self._episode[(self._next - 1) % self._slots]), self._next)
+
+    def state(self) -> dict[str, Any]:
+        """All that ``restore`` needs besides the frames of ``held``; its arrays are views."""
+        used = min(self._next, self._slots)
+        return {name: getattr(self, f"_{name}")[:used] for name in FIELDS} | {
+            name: int(getattr(self, f"_{name}")) for name in COUNTERS
+        }
+
+    def restore(self, state: dict[str, Any], blocks: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Makes an empty buffer what another of the same shape was.
+
+        Args:
+            state: of the other's ``state``.
+            blocks: the other's frames: an id, and uint8 [N, ...] of it and the ids that follow.
+
+        Raises ValueError if a frame is missing or anything has another shape.
+        """
+        used = min(state["next"], self._slots)
+        for name in FIELDS:
+            getattr(self, f"_{name}")[:used] = _shaped(name, state[name], getattr(self, f"_{name}")[:used].shape)
+        for name in COUNTERS:
+            setattr(self, f"_{name}", type(getattr(self, f"_{name}"))(state[name]))
+        missing = len(self.held)
+        for first, frames in blocks:
+            ids = np.arange(first, first + len(frames))
+            kept = self.contains(ids)
+            frames = _shaped("frames", frames, (len(ids), *self._shape))
+            self._frames[ids[kept] % self._slots] = frames[kept].reshape(-1, self._frames.shape[1])
+            missing -= int(kept.sum())
+        if missing:
+            raise ValueError(f"{missing} frames of the replay are missing")
+
     def frames(self, ids: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, 3] for ids int [N]. Raises ValueError for one that is gone."""
         return self._frames[self._held(ids)].reshape(-1, *self._shape)
@@ -164,3 +215,9 @@ class ReplayBuffer:
         self._episode[slot] = episode
         self._acted[slot] = self._prior_ok[slot] = False
         return new
+
+
+def _shaped(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape != shape:
+        raise ValueError(f"replay {name}: must be {list(shape)}, not {list(array.shape)}")
+    return array

@@ -52,7 +52,7 @@ def main(_) -> None:
                 run=dataclasses.replace(config.run, steps=10**9),
             )
             env = stack.enter_context(environment(chosen))
-            prior = stack.enter_context(open_prior(chosen, folder, env)) if method == "dpl" else None
+            prior = stack.enter_context(open_prior(chosen, folder, env, "bench")) if method == "dpl" else None
             trainers[method] = stack.enter_context(Trainer(chosen, env, [], _Silent(), prior))
         seconds = {method: [] for method in trainers}
         for turn in range(_EPISODES.value + 1):

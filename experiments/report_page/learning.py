@@ -42,8 +42,9 @@ SCALARS = (
 PARTS = {
     "env": "environment", "act": "acting", "update": "gradient updates", "sample": "replay sampling",
     "prior_wait": "waiting for the VLM", "round": "COVR rounds", "evaluation": "evaluation",
+    "checkpoint": "checkpoints",
 }  # fmt: skip
-PART_COLOURS = tuple(f"var(--c{i})" for i in range(1, 8))
+PART_COLOURS = (*(f"var(--c{i})" for i in range(1, 8)), "var(--accent)")
 
 
 def round_marks(run: RunData) -> list[tuple[float, str]]:

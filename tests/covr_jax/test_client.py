@@ -336,6 +336,7 @@ def test_samples_are_uploaded_in_chunks_below_2_mb_and_tuned(fake, prior):
     (start,) = fake.starts
     assert (start.run, start.dataset, start.parent, start.activate) == ("r1", "d7", "", True)
     assert len(start.request_id) == 32
+    assert prior.version == "v3" and prior.digest == "d3"
     config = start.config
     assert (config.rank, config.alpha, config.dropout, config.seed) == (16, 16.0, 0.05, 5)
     assert (config.epochs, config.max_steps, config.batch_size, config.learning_rate) == (1, 7, 16, 1e-5)

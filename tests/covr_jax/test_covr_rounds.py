@@ -120,7 +120,7 @@ class FakeReplay:
 
 
 class FakeVlm:
-    version = "base"
+    run, version, digest = "fake", "base", ""
 
     def __init__(self, error=None):
         self.error, self.samples = error, None
@@ -130,6 +130,9 @@ class FakeVlm:
 
     def close(self):
         pass
+
+    def activate(self, version):
+        return version, ""
 
     def tune(self, samples, config, *, seed, progress):
         if self.error:

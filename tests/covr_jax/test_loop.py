@@ -2,87 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 from covr_jax import envs
-from covr_jax.config import Config, EnvConfig, LearnerConfig, PriorConfig, ReplayConfig, RoundsConfig, RunConfig
+from covr_jax.config import Config
 from covr_jax.loop import Trainer
 from covr_jax.priors import teachers
 from covr_jax.priors.source import PriorUnavailable
-from covr_jax.types import Label, TuningReport
-
-TASK = "dmc/cartpole/swingup"
-CONFIG = Config(
-    env=EnvConfig(name=TASK, render_size=24, render_quality="fast"),
-    learner=LearnerConfig(
-        base="rad", method="none", augmentation="crop", image_size=20, filters=(4, 4), kernels=(3, 3),
-        strides=(2, 1), hidden_dim=16, batch_size=4,
-    ),
-    replay=ReplayConfig(capacity=1000),
-    prior=PriorConfig(source="teacher:zeros", lag=3, group=2),
-    rounds=RoundsConfig(psi0=400, cold_start=1, vlm_episodes=1),
-    run=RunConfig(
-        seed=3, steps=1600, random_decisions=20, eval_every=800, eval_episodes=2, log_every=400, video=False
-    ),
-)  # fmt: skip
-
-
-class Records:
-    """Implements covr_jax.loop.Recorder in memory."""
-
-    def __init__(self):
-        self.lines = {"metrics": [], "evaluations": [], "rounds": [], "labels": []}
-
-    def metrics(self, record):
-        self.lines["metrics"].append(record)
-
-    def evaluation(self, record, video, prior_actions):
-        self.lines["evaluations"].append(record)
-
-    def round(self, record):
-        self.lines["rounds"].append(record)
-
-    def label(self, record, answered):
-        self.lines["labels"].append(record | {"action": None if answered.label.action is None else 0})
-
-    def timing(self, record):
-        pass
-
-    def progress(self, steps, notes):
-        pass
-
-    def checkpoint(self, state):
-        pass
-
-
-class Fixed:
-    """A prior whose every answer is the same."""
-
-    version = "base"
-
-    def __init__(self, label):
-        self.label_ = label
-
-    def predict(self, observations):
-        return [self.label_] * len(observations)
-
-    def close(self):
-        pass
-
-
-class Tunable(Fixed):
-    """Counts its tunings; its version is their number."""
-
-    def __init__(self):
-        super().__init__(Label(np.array([0.5], np.float32), "ok", "slide: 0.50", "v0", ""))
-
-    def tune(self, samples, config, *, seed, progress):
-        self.version = f"v{int(self.version.removeprefix('v') or 0) + 1 if self.version != 'base' else 1}"
-        return TuningReport(self.version, "", True, 1.0, 0.5, 1.0, 0.5, len(samples), 0, 0.5, 1.0, 3.0)
+from covr_jax.types import Label
+from tests.covr_jax.runs import CONFIG, TASK, Fixed, Records, Tunable, change, same
 
 
 class Gone(Fixed):
@@ -96,12 +26,6 @@ class Gone(Fixed):
 MALFORMED = Fixed(Label(None, "malformed", "left", "base", ""))
 
 
-def change(**sections) -> Config:
-    return dataclasses.replace(
-        CONFIG, **{name: dataclasses.replace(getattr(CONFIG, name), **fields) for name, fields in sections.items()}
-    )
-
-
 def train(config: Config, prior=None):
     env, eval_env = envs.make(config.env), envs.make(config.env)
     try:
@@ -112,10 +36,6 @@ def train(config: Config, prior=None):
     finally:
         env.close()
         eval_env.close()
-
-
-def same(left, right) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
 
 
 @pytest.fixture(scope="module")

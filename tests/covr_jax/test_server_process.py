@@ -140,3 +140,14 @@ def test_the_tiny_model_answers_a_question(tmp_path):
         for label in labels:
             assert (label.action is None) == (label.status == "malformed")
         prior.close()
+
+
+def test_a_server_has_ended_when_it_did_so_by_itself(server):
+    process = server(LISTEN.format(setup=""))
+    assert not process.ended()
+    process.start()
+    assert not process.ended(within_s=0.1)
+    os.kill(process.pid, 9)
+    assert process.ended(within_s=10)
+    process.stop()
+    assert not process.ended()  # by us

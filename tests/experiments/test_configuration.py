@@ -162,6 +162,12 @@ def test_json_round_trip_is_exact():
     assert json.loads(to_json(config))["env"]["camera"] is None
 
 
+def test_older_records_are_read():
+    document = json.loads(to_json(Config()))
+    del document["run"]["checkpoint_every"]
+    assert from_json(json.dumps(document)) == Config()
+
+
 def test_json_with_unknown_or_missing_fields_is_refused():
     document = json.loads(to_json(Config()))
     document["run"]["speed"] = 3

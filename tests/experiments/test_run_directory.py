@@ -127,6 +127,50 @@ def test_tensorboard_mirrors_the_scalars(run):
     assert b"metrics/alpha" not in events and b"evaluations/returns" not in events
 
 
+def test_records_are_cut_back_to_a_checkpoint_and_go_on(run):
+    run.write("metrics", {**WHERE, "return": 0.1})
+    run.write_sample(np.zeros((8, 8, 3), np.uint8), WHERE)
+    lengths = run.lengths()
+    run.write("metrics", {**WHERE, "return": 0.2})
+    run.write("rounds", WHERE)
+    run.write_sample(np.zeros((8, 8, 3), np.uint8), WHERE)
+    run.close()
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"torn')
+    with RunDirectory.resume(run.path, lengths) as again:
+        assert status(again)["state"] == "running" and again.lengths() == lengths
+        again.write("metrics", {**WHERE, "return": 0.3})
+        again.write_sample(np.zeros((8, 8, 3), np.uint8), WHERE)
+    assert [line["return"] for line in read_lines(run.path / "metrics.jsonl")] == [0.1, 0.3]
+    assert read_lines(run.path / "rounds.jsonl") == []
+    samples = read_lines(run.path / "samples.jsonl")
+    assert [line["frame_png"] for line in samples] == ["frames/000000.png", "frames/000001.png"]
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has lost lines"):
+        RunDirectory.resume(run.path, lengths | {"metrics": 10_000})
+
+
+def test_the_view_of_a_resumed_run_shows_no_future(run):
+    run.write("metrics", {**WHERE, "kept": 1.0})
+    lengths = run.lengths()
+    run.write("metrics", {**WHERE, "gone": 1.0})
+    run.close()
+    RunDirectory.resume(run.path, lengths).close()
+    events = b"".join(file.read_bytes() for file in (run.path / "tensorboard").iterdir())
+    assert b"metrics/kept" in events and b"metrics/gone" not in events
+
+
+def test_two_processes_do_not_share_a_run(run):
+    with pytest.raises(ValueError, match="in use"):
+        RunDirectory.resume(run.path, {})
+
+
+def test_a_creation_that_was_cut_off_is_no_run(tmp_path):
+    (tmp_path / "overrides.txt").write_text("run.seed=1\n")
+    (tmp_path / "config.json.part").write_text("{")
+    RunDirectory.create(tmp_path, synthetic_run.config(), [], {}).close()
+    assert read_config(tmp_path) == synthetic_run.config()
+
+
 def test_equal_runs_write_equal_bytes(tmp_path):
     one = synthetic_run.write(tmp_path / "a", steps=20_000, video=False)
     two = synthetic_run.write(tmp_path / "b", steps=20_000, video=False)

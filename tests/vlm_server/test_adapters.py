@@ -255,3 +255,28 @@ def test_the_active_version_is_held_by_no_name(store):
         assert held.version == "v1"
         with pytest.raises(AdapterInUse, match="in use"):
             store.delete("run", "v1")
+
+
+def test_a_withdrawn_version_leaves_its_number_to_the_next(store):
+    store.create("run", writer(1.0))
+    store.create("run", writer(2.0))
+    store.withdraw("run", "v2")
+    assert versions(store) == ["v1"]
+    assert reopened(store).create("run", writer(3.0)).version == "v2"
+
+
+def test_a_version_is_found_by_the_request_that_made_it_while_it_is_whole(store):
+    store.create("run", writer(1.0))
+    made = store.create("run", writer(2.0, request_id="once"))
+    store.create("run", writer(3.0, request_id="twice"))
+    assert store.made_by("run", "once") == made
+    assert store.made_by("run", "never") is None and store.made_by("other", "once") is None
+    (made.folder / lora.WEIGHTS).write_bytes(b"damaged")
+    assert store.made_by("run", "once") is None
+
+
+def test_a_store_waits_for_one_that_is_ending(store):
+    with pytest.raises(ValueError, match="another server uses"):
+        AdapterStore(store._root, MODEL, wait_s=0.15)
+    threading.Timer(0.2, store.close).start()
+    assert AdapterStore(store._root, MODEL, wait_s=20).list("run") == []

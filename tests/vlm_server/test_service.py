@@ -608,6 +608,45 @@ def test_jobs_are_idempotent_cancellable_bounded_and_fail_alone(start, tmp_path)
     client.canary()
 
 
+def test_the_same_request_finds_its_version_also_after_a_restart(start, tmp_path):
+    made, client = start(tmp_path)
+
+    def tuned(client, request_id):
+        request = pb.StartTuningRequest(
+            run="run", dataset=client.upload().dataset, parent="base", config=CONFIG, activate=True,
+            request_id=request_id,
+        )  # fmt: skip
+        return client.watch(client.tuning.StartTuning(request, timeout=10).job)[-1].result
+
+    first = tuned(client, "round-0")
+    assert (first.adapter.version, first.activated) == ("v1", True)
+    client.adapters.ActivateAdapter(pb.ActivateAdapterRequest(run="run", version="base"), timeout=30)
+    made.stop(5)
+    _, client = start(tmp_path)
+    again = tuned(client, "round-0")
+    first.seconds = again.seconds = 0.0
+    assert again == first  # and no v2
+    assert client.ask(run="run").adapter.version == "v1"
+    assert tuned(client, "round-1").adapter.version == "v2"
+
+
+def test_a_cancelled_request_may_be_made_again(start, tmp_path):
+    _, client = start(tmp_path)
+    dataset = client.upload().dataset
+
+    def begin(epochs):
+        config = pb.TuningConfig(rank=4, epochs=epochs, batch_size=4)
+        request = pb.StartTuningRequest(
+            run="run", dataset=dataset, parent="base", config=config, activate=True, request_id="once"
+        )
+        return client.tuning.StartTuning(request, timeout=10).job
+
+    job = begin(1000)
+    client.tuning.CancelTuning(pb.CancelTuningRequest(job=job), timeout=10)
+    assert begin(1) != job
+    assert client.watch(begin(1))[-1].result.adapter.version == "v1"
+
+
 def test_unix_socket_is_for_its_owner_alone(vlm, tmp_path):
     made = server.Server(vlm, tmp_path / "adapters", SMALL)
     path = tmp_path / "s"
