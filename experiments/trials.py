@@ -66,7 +66,7 @@ class Trial:
                  "seed": self.seed, "steps": self.sweep.steps, "prior": self.sweep.prior}  # fmt: skip
         chosen = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         settings = [f"--set={setting}" for setting in self.sweep.settings]
-        return [sys.executable, "-m", "experiments.train", *chosen, *settings, f"--out={self.out}", "--overwrite"]
+        return [sys.executable, "-m", "experiments.train", *chosen, *settings, f"--out={self.out}", "--resume"]
 
     @functools.cached_property
     def config(self) -> Config:

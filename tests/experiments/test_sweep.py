@@ -55,7 +55,7 @@ def test_trials_are_the_grid_and_plain_commands(tmp_path):
     assert trials[1].command == [
         sys.executable, "-m", "experiments.train", "--preset=smoke", "--env=dmc/cartpole/swingup", "--method=covr",
         "--seed=0", "--steps=100", "--prior=tiny", "--set=learner.batch_size=8",
-        f"--out={tmp_path}/dmc_cartpole_swingup/covr/seed_0", "--overwrite",
+        f"--out={tmp_path}/dmc_cartpole_swingup/covr/seed_0", "--resume",
     ]  # fmt: skip
     config = trials[1].config
     assert (config.run.steps, config.learner.batch_size, config.learner.method) == (100, 8, "covr")
@@ -195,8 +195,8 @@ def test_a_sweep_runs_fails_and_goes_on(tmp_path):
     stdout, _ = rest.communicate(timeout=120)
     assert rest.returncode == 0
     assert [line.split("--out=")[1] for line in stdout.splitlines()] == [
-        f"{out}/dmc_cartpole_nothing/none/seed_1 --overwrite", f"{out}/dmc_cartpole_swingup/none/seed_2 --overwrite",
-        f"{out}/dmc_cartpole_nothing/none/seed_2 --overwrite",
+        f"{out}/dmc_cartpole_nothing/none/seed_1 --resume", f"{out}/dmc_cartpole_swingup/none/seed_2 --resume",
+        f"{out}/dmc_cartpole_nothing/none/seed_2 --resume",
     ]  # fmt: skip
 
 
