@@ -27,6 +27,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -181,18 +182,17 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
-                self.set_status("done", "")
-            elif issubclass(kind, KeyboardInterrupt):
-                self.set_status("interrupted", str(error) or "stopped by the user")
-            else:
-                first = (str(error).splitlines() or [""])[0]
-                self.set_status("failed", f"{kind.__name__}: {first}")
+            with closing(self):
+                if kind is None:
+                    self.set_status("done", "")
+                elif issubclass(kind, KeyboardInterrupt):
+                    self.set_status("interrupted", str(error) or "stopped by the user")
+                else:
+                    first = (str(error).splitlines() or [""])[0]
+                    self.set_status("failed", f"{kind.__name__}: {first}")
         except OSError:
             if kind is None:  # otherwise what ended the run is what to tell: a full disk, likely
                 raise
-        finally:
-            self.close()
 
     def _lines(self, stream: str) -> Path:
         return self.path / f"{stream}.jsonl"
