@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 # One thread each: tests share their machine with the servers that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
 

@@ -162,11 +162,11 @@ def test_another_adapter_than_the_runs_is_refused(environments, tmp_path):
 
 def test_an_environment_that_does_not_repeat_itself_is_refused(environments, tmp_path, monkeypatch):
     config = change()
-    session(config, environments, None, Snapshots(tmp_path, {}), {}, {30: "stop"})
+    _, lines, _ = session(config, environments, None, Snapshots(tmp_path, {}), {}, {30: "stop"})
     reset = environments[0].reset
     monkeypatch.setattr(environments[0], "reset", lambda seed: reset(seed=seed + 1))
     with pytest.raises(ValueError, match="does not repeat episode 0"):
-        session(config, environments, None, Snapshots(tmp_path, {}), {}, {})
+        session(config, environments, None, Snapshots(tmp_path, {}), lines, {})
 
 
 def test_without_the_start_of_its_episode_a_run_goes_back_to_the_checkpoint_before(environments, tmp_path):

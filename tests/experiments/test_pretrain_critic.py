@@ -15,7 +15,8 @@ from experiments import configuration, value_critic_artefact
 from experiments.run_directory import read_lines
 from tests.experiments.test_train import program, train
 
-SMALL = ["--preset=smoke", "--base=deepmdp", "--set", "run.steps=400", "--set", "run.random_decisions=10"]
+SMALL = ["--preset=smoke", "--base=deepmdp", "--set", "run.steps=400", "--set", "run.random_decisions=10",
+         "--set", "run.log_every=200"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
