@@ -156,7 +156,7 @@ def test_metrics(base):
     _, metrics = learner.update(learner.init(0, tiny.RENDER[base]), batch)
     expected = {
         "critic_loss", "actor_loss", "alpha_loss", "alpha", "entropy", "q_mean", "q_target_mean", "reward_mean",
-        "guidance_loss", "prior_share",
+        "guidance_loss", "prior_share", "actor_gradient_norm", "guidance_gradient_norm",
     }  # fmt: skip
     if base == "deepmdp":
         expected |= {"transition_loss", "reward_loss"}
