@@ -48,6 +48,11 @@ class Finding(NamedTuple):
     text: str
     advice: str = ""
 
+    def line(self) -> str:
+        status = "FAIL" if self.status == "fail" else self.status
+        advice = f" -> {self.advice}" if self.advice else ""
+        return f"{status:<5} {self.item:<15} {' '.join(self.text.split())}{advice}"
+
 
 def python() -> Iterator[Finding]:
     found = sys.version_info[:2]

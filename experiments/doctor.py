@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import app, flags
 
 from experiments import checks, configuration
-from experiments.checks import Finding, guarded
+from experiments.checks import guarded
 from experiments.command_line import fail, prepare
 
 _PRESET = flags.DEFINE_string("preset", "", f"Look at what this needs: {', '.join(configuration.presets())}.")
@@ -46,16 +46,10 @@ def main(argv: Sequence[str]) -> int:
         for finding in guarded(item, check):
             findings.append(finding)
             if not _JSON.value:
-                print(line(finding), flush=True)
+                print(finding.line(), flush=True)
     if _JSON.value:
         print(json.dumps([finding._asdict() for finding in findings], indent=2, ensure_ascii=False))
     return int(any(finding.status == "fail" for finding in findings))
-
-
-def line(finding: Finding) -> str:
-    status = "FAIL" if finding.status == "fail" else finding.status
-    advice = f" -> {finding.advice}" if finding.advice else ""
-    return f"{status:<5} {finding.item:<15} {' '.join(finding.text.split())}{advice}"
 
 
 if __name__ == "__main__":

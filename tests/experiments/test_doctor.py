@@ -13,7 +13,6 @@ from packaging.version import Version
 
 from covr_jax.priors.server_process import ServerProcess
 from experiments import checks, configuration
-from experiments.doctor import line
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +126,7 @@ def test_what_breaks_a_check_is_a_finding():
 
     (found,) = checks.guarded("x", broken)
     assert found.status == "fail" and found.text == "RuntimeError: two"
-    assert line(found) == "FAIL  x               RuntimeError: two -> please report this"
+    assert found.line() == "FAIL  x               RuntimeError: two -> please report this"
 
 
 def program(*arguments):
