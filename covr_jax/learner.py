@@ -65,7 +65,7 @@ class Learner:
         if self._ver and config.ver.distance == "transition" and self.base.auxiliary is None:
             raise ValueError(
                 f"method {config.method} compares actions by a transition model, which base {config.base} has not: "
-                "take base deepmdp, or ver.distance=action"
+                "take base deepmdp, or learner.ver.distance=action"
             )
         if self._ver and config.ver.low > config.ver.high:
             raise ValueError(f"ver.low={config.ver.low} must not be above ver.high={config.ver.high}")

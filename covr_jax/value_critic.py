@@ -69,20 +69,25 @@ class ValueCriticFit:
         config, agent = self._config, self._agent
         views_key, noise_key = jax.random.split(jax.random.fold_in(state.key, state.updates))
         views = augment.random_views(config.augmentation, views_key, batch.frames, config.image_size)
-        target, weight = self._td_target(state, batch, views.next_o, noise_key)
+        y, weight = self._td_target(state, batch, views.next_o, noise_key)
 
         def loss(params: Params) -> tuple[jax.Array, Metrics]:
             q1, q2 = agent.values(params, agent.features(params, views.o), batch.action)
-            squared = (q1 - target) ** 2 + (q2 - target) ** 2
+            squared = (q1 - y) ** 2 + (q2 - y) ** 2
             value = jnp.sum(weight * squared) / jnp.maximum(jnp.sum(weight), 1.0)
             return value, {"td_loss": value, "q_mean": jnp.mean(0.5 * (q1 + q2))}
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state.params)
         change, opt = self._adam.update(gradient, state.opt)
         params = optax.apply_updates(state.params, change)
-        blended = optax.incremental_update(pick(params, ENCODER), pick(state.target, ENCODER), config.encoder_tau)
-        blended["critic"] = optax.incremental_update(params["critic"], state.target["critic"], config.critic_tau)
-        return state.replace(params=params, target=blended, opt=opt, updates=state.updates + 1), metrics
+
+        def moved(target: Params) -> Params:
+            blended = optax.incremental_update(pick(params, ENCODER), pick(target, ENCODER), config.encoder_tau)
+            return blended | {"critic": optax.incremental_update(params["critic"], target["critic"], config.critic_tau)}
+
+        due = state.updates % config.target_period == 0
+        target = jax.lax.cond(due, moved, lambda target: target, state.target)
+        return state.replace(params=params, target=target, opt=opt, updates=state.updates + 1), metrics
 
     def _td_target(
         self, state: FitState, batch: Batch, next_view: jax.Array, key: jax.Array

@@ -37,6 +37,7 @@ from covr_jax.types import Observation, Params
 from covr_jax.value_critic import TARGETS, ValueCriticFit
 from experiments import value_critic_artefact
 from experiments.command_line import fail, prepare
+from experiments.json_lines import read_lines
 from experiments.policy import environment, load_policy
 from experiments.run import new_namespace, open_prior
 from experiments.run_directory import read_config
@@ -44,7 +45,8 @@ from experiments.run_directory import read_config
 _POLICY = flags.DEFINE_string("policy", None, "Run directory of the trained policy.", required=True)
 _PRIOR = flags.DEFINE_string("prior", "tiny", "The prior, as of experiments.train.")
 _FRAMES = flags.DEFINE_integer("frames", 50_000, "Simulator frames to collect.", lower_bound=1)
-_UPDATES = flags.DEFINE_integer("updates", None, "Updates of the critic; default: as many as a run would make on them.")
+_UPDATES = flags.DEFINE_integer("updates", None, "Updates of the critic; default: as many as a run would make on them.",
+                               lower_bound=1)  # fmt: skip
 _DATA = flags.DEFINE_enum("data", "rae", SOURCES, "Who acts: policy and prior in turns, the prior, or the policy.")
 _TARGET = flags.DEFINE_enum("target", "sarsa", TARGETS, "Bootstrap by the next action taken, or by the policy's.")
 _SEED = flags.DEFINE_integer("seed", 1, "Seed of everything random.", lower_bound=0)
@@ -127,6 +129,7 @@ def pretrain(out: Path) -> dict[str, Any]:
             "target": _TARGET.value,
             "prior": _PRIOR.value,
             "policy": str(run),
+            "policy_frames": _frames_of(run),
             "seed": _SEED.value,
             "frames": data.frames,
             "decisions": data.decisions,
@@ -137,6 +140,12 @@ def pretrain(out: Path) -> dict[str, Any]:
         }
         value_critic_artefact.save(out, critic, value_critic_artefact.fits(config, action_dim, repeat), made)
     return made
+
+
+def _frames_of(run: Path) -> int:
+    """Simulator frames that the policy was trained for: they come before C_V's own (E19)."""
+    lines = read_lines(run / "evaluations.jsonl")
+    return lines[-1]["frames"] if lines else 0
 
 
 def _sampling(learner: Learner, params: Params, seed: int) -> Act:
@@ -165,7 +174,7 @@ def main(argv: list[str]) -> int:
     print(
         f"value critic: {out} ({made['frames']} frames, {made['prior_share']:.0%} of them the prior's, "
         f"TD loss {made['td_loss']:.3g})\n"
-        f"next:   python -m experiments.train --method=erpv --value_critic={out} ..."
+        f"next:   python -m experiments.train --method=erpv --base=deepmdp --value_critic={out} ..."
     )
     return 0
 

@@ -49,7 +49,7 @@ _PRIOR = flags.DEFINE_string(
     "tiny; a Hugging Face id or folder (a server is started and stopped for you); grpc://host:port (one that runs); "
     "or teacher:<oracle|noisy|zeros|random>.",
 )
-_VALUE_CRITIC = flags.DEFINE_string("value_critic", None, "Folder of experiments.pretrain_critic, for method erpv.")
+_VALUE_CRITIC = flags.DEFINE_string("value_critic", None, "Folder of experiments.pretrain_critic, for gated methods.")
 _REQUIRED = flags.DEFINE_bool("prior_required", None, "Stop when the prior is gone, instead of going on as the base.")
 _SET = flags.DEFINE_multi_string("set", [], "Any field of covr_jax/config.py: --set learner.batch_size=64; repeatable.")
 _OUT = flags.DEFINE_string("out", None, "Run directory.", required=True)

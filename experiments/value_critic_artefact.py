@@ -21,7 +21,7 @@ from covr_jax.config import Config
 from covr_jax.types import Params
 from experiments.run_directory import write_json
 
-SIZES = ("augmentation", "image_size", "filters", "kernels", "strides", "feature_dim", "hidden_dim")
+SIZES = ("augmentation", "image_size", "filters", "kernels", "strides", "feature_dim", "hidden_dim", "discount")
 
 
 def fits(config: Config, action_dim: int, action_repeat: int) -> dict[str, Any]:
@@ -30,6 +30,8 @@ def fits(config: Config, action_dim: int, action_repeat: int) -> dict[str, Any]:
     shared = {
         "env.name": env.name,
         "env.render_size": env.render_size,
+        "env.render_quality": env.render_quality,
+        "env.camera": env.camera,
         "env.frame_stack": env.frame_stack,
         "action size": action_dim,
         "env.action_repeat": action_repeat,

@@ -75,8 +75,8 @@ def _budget(run: RunData) -> str:
     else:
         note = f"= {exact(decisions)} decisions"
     share = "" if math.isnan(reached) or not frames > 0 else f"; {percent(min(reached / frames, 1))} reached"
-    before = run.value_critic.get("frames")
-    extra = f"; {exact(before)} frames more went into the value critic" if before else ""
+    own, policy = (run.value_critic.get(name, 0) for name in ("frames", "policy_frames"))
+    extra = f"; {exact(own + policy)} frames more went into the value critic and its policy" if own else ""
     return _tile("Budget", value, note + share + extra)
 
 

@@ -228,7 +228,7 @@ def test_actions():
         ({"method": "magic"}, "method 'magic' is unknown; allowed: none, dpl, rsf, covr, erpv, covr_vpg, "),
         ({"augmentation": "none"}, "augmentation 'none' is none of base 'rad'; allowed: translate, crop"),
         ({"guidance": GuidanceConfig(action="stored")}, "allowed: sample, mean"),
-        ({"method": "erpv"}, "base rad has not: take base deepmdp, or ver.distance=action"),
+        ({"method": "erpv"}, "base rad has not: take base deepmdp, or learner.ver.distance=action"),
         ({"method": "erpv", "ver": VerConfig(distance="action", low=2.0)}, "ver.low=2.0 must not be above"),
         ({"image_size": 4}, "image_size 4 is too small"),
         ({"image_size": None}, "image_size is not set"),

@@ -40,7 +40,7 @@ def test_the_manifest_says_what_it_is_for_and_how_it_was_made(made):
     assert how["frames"] == how["decisions"] * 8 >= 1500
     assert how["data"] == "rae" and how["target"] == "sarsa" and how["updates"] == 30
     assert 0.2 < how["prior_share"] < 0.8 and len(how["episode_returns"]) == 1
-    assert "next:   python -m experiments.train --method=erpv --value_critic=" in made[1].stdout
+    assert "next:   python -m experiments.train --method=erpv --base=deepmdp --value_critic=" in made[1].stdout
 
 
 def test_a_gated_run_records_gate_temperature_and_the_frames_spent_before(made):
@@ -54,7 +54,8 @@ def test_a_gated_run_records_gate_temperature_and_the_frames_spent_before(made):
     assert 0 < last["alpha_target_p10"] <= last["alpha_target_p90"] <= 0.5
     assert json.loads((folder / "erpv" / "value_critic.json").read_text())["frames"] >= 1500
     page = (folder / "erpv" / "report.html").read_text()
-    assert "frames more went into the value critic" in page and "Temperature target" in page
+    assert json.loads((folder / "erpv" / "value_critic.json").read_text())["policy_frames"] == 400
+    assert "frames more went into the value critic and its policy" in page and "Temperature target" in page
     done = program("experiments.evaluate", f"--run={folder / 'erpv'}", "--episodes=1")
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -96,6 +97,8 @@ def test_the_artefact_comes_back_as_it_was(artefact):
         (("env", "name", "dmc/reacher/easy"), "env.name=dmc/cartpole/swingup, this run has dmc/reacher/easy"),
         (("learner", "image_size", 60), "learner.image_size="),
         (("learner", "hidden_dim", 7), "learner.hidden_dim="),
+        (("env", "render_quality", "default"), "env.render_quality=fast, this run has default"),
+        (("learner", "discount", 0.5), "learner.discount=0.99, this run has 0.5"),
         (("env", "frame_stack", 4), "env.frame_stack=3, this run has 4"),
     ],
 )

@@ -108,6 +108,7 @@ def never(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_as_never_killed(never, tmp_path):
     run = tmp_path / "run"
     # Before the first checkpoint, by SIGTERM within an episode, by a full disk and a kill within a checkpoint, between
