@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -11,11 +12,24 @@ import jax
 from absl import logging
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
 def prepare() -> None:
-    """Keeps libraries' informational lines off the screen, and compiled programs for the next start."""
+    """Keeps libraries' informational lines off the screen, freed memory, and compiled programs for the next start."""
     logging.set_verbosity(logging.WARNING)
+    _keep_freed_memory()
     if not jax.config.jax_compilation_cache_dir and (folder := _compiled()):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc keep what is freed: an update's arrays of megabytes would else be given back to the kernel and
+    zeroed page by page at each use, a tenth to a quarter of an update on the CPU. Other C libraries: nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _compiled() -> Path | None:
