@@ -23,8 +23,8 @@ class Views(NamedTuple):
     copies: tuple[jax.Array, ...] = ()  # further views of o, which the critic is fitted on too
     next_copies: tuple[jax.Array, ...] = ()  # further views of o', over which the target is averaged
     positive: jax.Array | None = None  # a second view of o, for contrast
-    sequence: jax.Array | None = None  # [T,C,v,v,3S], views of T consecutive observations
-    sequence_targets: jax.Array | None = None  # [T,C,v,v,3S], of the same, as the targets see them
+    start: jax.Array | None = None  # [C,v,v,3S], of the first observations of the batch's sequences
+    later: jax.Array | None = None  # [T-1,C,v,v,3S], of those that follow
 
 
 def stacked(frames: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from covr_jax.augment import Views
 from covr_jax.auxiliary import Auxiliary
 from covr_jax.auxiliary.curl import CURL
 from covr_jax.auxiliary.deepmdp import DEEPMDP
+from covr_jax.auxiliary.spr import SPR, STEPS
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import guidance, vpg
 from covr_jax.networks import ChangeConvStack, Networks
@@ -122,6 +123,7 @@ BASES: dict[str, Base] = {
         networks=Networks(tanh=True, masker=True),
     ),
     "curl": Base(augmentations=("crop",), auxiliary=CURL, views=views.with_positive),
+    "spr": Base(augmentations=("crop",), auxiliary=SPR, views=views.ahead, sequence=STEPS + 1),
     "per": Base(augmentations=("none", "translate", "crop"), sampler=Prioritised),
     "ere": Base(augmentations=("none", "translate", "crop"), sampler=Recent),
     "resact": Base(

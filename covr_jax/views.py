@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from covr_jax import augment
 from covr_jax.augment import Views
@@ -42,3 +43,14 @@ def with_strong(look: Look, key: jax.Array, batch: Batch) -> Views:
 def with_positive(look: Look, key: jax.Array, batch: Batch) -> Views:
     """CURL: a second view of o."""
     return look.draw(key, batch)._replace(positive=look.draw(jax.random.fold_in(key, 1), batch).o)
+
+
+def ahead(look: Look, key: jax.Array, batch: Batch) -> Views:
+    """SPR: besides o and o' each observation of the sequences, under a window and a brightness of its own."""
+    frames = batch.sequence.frames
+    steps, count = batch.sequence.action.shape[1] + 1, frames.shape[0]
+    stacks = jnp.concatenate([frames[:, k : frames.shape[1] - steps + 1 + k] for k in range(steps)])
+    window, brightness = (jax.random.fold_in(key, i) for i in (1, 2))
+    seen = augment.intensity(brightness, augment.random_view(look.augmentation, window, stacks, look.size))
+    seen = seen.reshape(steps, count, *seen.shape[1:])
+    return look.draw(key, batch)._replace(start=seen[0], later=seen[1:])
