@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import sac
-from covr_jax.networks import Actor, ConvStack, Head, TwinCritic, conv_output_size
+from covr_jax.networks import PLAIN, Actor, Head, Masker, Networks, TwinCritic, conv_output_size
 from covr_jax.types import Params
 
 ENCODER = ("conv", "critic_head")
 CRITIC = (*ENCODER, "critic")
+MASKER = ("masker",)
 ACTOR = ("actor_head", "actor")
 
 
@@ -26,6 +27,13 @@ class PolicySample(NamedTuple):
     log_prob: jax.Array  # float32 [B], nats
 
 
+class HeadSpec(NamedTuple):
+    """A network of an auxiliary loss. ``inputs``: latent [B,F], action [B,A]."""
+
+    module: nn.Module
+    inputs: tuple[str, ...] = ("latent", "action")
+
+
 def pick(tree: Params, names: tuple[str, ...]) -> Params:
     return {name: tree[name] for name in names}
 
@@ -33,44 +41,67 @@ def pick(tree: Params, names: tuple[str, ...]) -> Params:
 class Agent:
     """Static description of the networks; parameters are handed in. Letters as in ``covr_jax.types``.
 
+    ``pictures``: stacks side by side in a view (``sight.Sight``). ``critic_parts``: what the critic's loss moves.
+
     Raises ValueError for an image that is too small for the convolutions, or not set.
     """
 
-    def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int, model_heads: dict[str, nn.Module]):
+    def __init__(
+        self,
+        config: LearnerConfig,
+        action_dim: int,
+        frame_stack: int,
+        model_heads: dict[str, HeadSpec],
+        networks: Networks = PLAIN,
+        pictures: int = 1,
+    ):
         if config.image_size is None:
             raise ValueError("image_size is not set; the learner needs the side in pixels that its encoder sees")
         self._side = conv_output_size(config.image_size, config.kernels, config.strides)
-        self._config, self.action_dim, self._frame_stack = config, action_dim, frame_stack
+        self._config, self.action_dim, self._channels = config, action_dim, 3 * frame_stack * pictures
         self.model_heads = model_heads
-        self._conv = ConvStack(config.filters, config.kernels, config.strides)
-        self._head = Head(config.feature_dim)
-        self._actor = Actor(action_dim, config.hidden_dim, config.log_std_min, config.log_std_max)
+        self.critic_parts = CRITIC + (MASKER if networks.masker else ())
+        self._masker = Masker() if networks.masker else None
+        self._conv = networks.conv(config.filters, config.kernels, config.strides)
+        self._head = Head(config.feature_dim, networks.tanh)
+        self._actor = Actor(
+            action_dim, config.hidden_dim, config.log_std_min, config.log_std_max, networks.residual
+        )
         self._critic = TwinCritic(config.hidden_dim)
 
     def create(self, key: jax.Array) -> Params:
-        """New parameters: conv, critic_head, critic, actor_head, actor, log_alpha and the model heads."""
+        """New parameters: conv, critic_head, critic, actor_head, actor, log_alpha, model heads, masker."""
         config = self._config
         keys = iter(jax.random.split(key, 5 + len(self.model_heads)))
 
         def create(module: nn.Module, *inputs: jax.Array) -> Params:
             return module.init(next(keys), *inputs)["params"]
 
-        size = config.image_size
-        conv = create(self._conv, jnp.zeros((1, size, size, 3 * self._frame_stack), jnp.uint8))
+        view = jnp.zeros((1, config.image_size, config.image_size, self._channels), jnp.uint8)
+        conv = create(self._conv, view)
         features = jnp.zeros((1, self._side**2 * config.filters[-1]))
         latent, action = jnp.zeros((1, config.feature_dim)), jnp.zeros((1, self.action_dim))
-        return {
+        inputs = {"latent": latent, "action": action}
+        params = {
             "conv": conv,
             "critic_head": create(self._head, features),
             "critic": create(self._critic, latent, action),
             "actor_head": create(self._head, features),
-            "actor": create(self._actor, latent),
+            "actor": create(self._actor, latent, action),
             "log_alpha": jnp.log(jnp.float32(config.initial_temperature)),
-            **{name: create(module, latent, action) for name, module in self.model_heads.items()},
+            **{
+                name: create(head.module, *(inputs[kind] for kind in head.inputs))
+                for name, head in self.model_heads.items()
+            },
         }
+        if self._masker is not None:
+            params["masker"] = self._masker.init(jax.random.fold_in(key, 1), view)["params"]
+        return params
 
     def features(self, params: Params, view: jax.Array) -> jax.Array:
-        """float32 [B,D] of views uint8 [B,v,v,3S]."""
+        """float32 [B,D] of views uint8 (or float32, 0 to 255) [B,v,v,3S]."""
+        if self._masker is not None:
+            view = self._masker.apply({"params": params["masker"]}, view)
         return self._conv.apply({"params": params["conv"]}, view)
 
     def latent(self, head: Params, features: jax.Array) -> jax.Array:
@@ -81,12 +112,20 @@ class Agent:
         """The critic's latent float32 [B,F] of views uint8 [B,v,v,3S]."""
         return self.latent(params["critic_head"], self.features(params, view))
 
-    def distribution(self, params: Params, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log standard deviation [B,A] of the policy's Gaussian before tanh."""
-        return self._actor.apply({"params": params["actor"]}, self.latent(params["actor_head"], features))
+    def distribution(
+        self, params: Params, features: jax.Array, previous: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean and log standard deviation [B,A] of the policy's Gaussian before tanh.
 
-    def policy(self, params: Params, features: jax.Array, noise: jax.Array) -> PolicySample:
-        mean, log_std = self.distribution(params, features)
+        ``previous``: the action of the decision before, float32 [B,A]; residual policies alone read it.
+        """
+        latent = self.latent(params["actor_head"], features)
+        return self._actor.apply({"params": params["actor"]}, latent, previous)
+
+    def policy(
+        self, params: Params, features: jax.Array, noise: jax.Array, previous: jax.Array | None = None
+    ) -> PolicySample:
+        mean, log_std = self.distribution(params, features, previous)
         action, log_prob = sac.tanh_gaussian(mean, log_std, noise)
         return PolicySample(action, jnp.tanh(mean), log_prob)
 
@@ -99,6 +138,6 @@ class Agent:
         """The smaller one of the two critics' values [B]."""
         return jnp.minimum(*self.values(params, features, action))
 
-    def predict(self, heads: Params, name: str, latent: jax.Array, action: jax.Array) -> jax.Array:
-        """A model head's output float32 [B,width]."""
-        return self.model_heads[name].apply({"params": heads[name]}, latent, action)
+    def predict(self, heads: Params, name: str, *inputs: jax.Array) -> jax.Array:
+        """A model head's output, float32 [B,width] for most; ``inputs`` as it names them."""
+        return self.model_heads[name].module.apply({"params": heads[name]}, *inputs)

@@ -1,7 +1,8 @@
 """Views: which part of the stored frames the encoder sees. Inside jit; uint8 in, uint8 out.
 
 A view of size v is made from frames of size r. ``none``: v = r. ``crop``: a v-window of the frame. ``translate``: the
-frame somewhere on a black canvas of size v. Letters as in ``covr_jax.types``.
+frame somewhere on a black canvas of size v. ``shift``: v = r, moved by up to 4 pixels, its edge repeated. Letters as in
+``covr_jax.types``. What changes colours (``random_conv``, ``intensity``) gives float32 in the range of pixels.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+SHIFT = 4  # pixels, DrQ's
+
 
 class Views(NamedTuple):
-    """What the networks see of one batch."""
+    """What the networks see of one batch: the actor the first view, the critic and auxiliary losses also the others."""
 
     o: jax.Array  # uint8 [B,v,v,3S]
     next_o: jax.Array  # uint8 [B,v,v,3S]
+    copies: tuple[jax.Array, ...] = ()  # further views of o, which the critic is fitted on too
+    next_copies: tuple[jax.Array, ...] = ()  # further views of o', over which the target is averaged
+    positive: jax.Array | None = None  # a second view of o, for contrast
+    start: jax.Array | None = None  # [C,v,v,3S], of the first observations of the batch's sequences
+    later: jax.Array | None = None  # [T-1,C,v,v,3S], of those that follow
 
 
 def stacked(frames: jax.Array) -> jax.Array:
@@ -64,14 +72,28 @@ def _translate_views(key: jax.Array, frames: jax.Array, size: int) -> Views:
     return Views(stacked(moved[:, :-1]), stacked(moved[:, 1:]))
 
 
+def _shift_one(key: jax.Array, frames: jax.Array) -> jax.Array:
+    margin = (SHIFT, SHIFT)
+    padded = jnp.pad(frames, [(0, 0), (0, 0), margin, margin, (0, 0)], mode="edge")
+    return _window(padded, _offsets(key, frames.shape[0], 2 * SHIFT), frames.shape[2])
+
+
+def _shift_views(key: jax.Array, frames: jax.Array, size: int) -> Views:
+    """Independent offsets for o and o' (DrQ, Yarats et al. 2021)."""
+    del size
+    now, later = jax.random.split(key)
+    return Views(stacked(_shift_one(now, frames[:, :-1])), stacked(_shift_one(later, frames[:, 1:])))
+
+
 def _centre(pictures: jax.Array, size: int) -> jax.Array:
     at = (pictures.shape[-3] - size) // 2
     return pictures[..., at : at + size, at : at + size, :]
 
 
-_VIEWS = {"none": _no_views, "crop": _crop_views, "translate": _translate_views}
+_VIEWS = {"none": _no_views, "crop": _crop_views, "translate": _translate_views, "shift": _shift_views}
 NAMES = tuple(_VIEWS)
-VIEW_SHARE = {"none": 1.0, "crop": 0.84, "translate": 1.08}  # of the frame's side; RAD's 84 and 108 of 100
+# Of the frame's side; RAD's 84 and 108 of 100.
+VIEW_SHARE = {"none": 1.0, "crop": 0.84, "translate": 1.08, "shift": 1.0}
 
 
 def check(name: str, render_size: int, image_size: int) -> None:
@@ -82,8 +104,9 @@ def check(name: str, render_size: int, image_size: int) -> None:
         "none": render_size == image_size,
         "crop": render_size >= image_size,
         "translate": render_size <= image_size,
+        "shift": render_size == image_size,
     }
-    relation = {"none": "equal to", "crop": "at least", "translate": "at most"}
+    relation = {"none": "equal to", "crop": "at least", "translate": "at most", "shift": "equal to"}
     if not fits[name]:
         raise ValueError(
             f"render_size {render_size} does not fit: augmentation {name!r} needs it {relation[name]} "
@@ -94,6 +117,52 @@ def check(name: str, render_size: int, image_size: int) -> None:
 def random_views(name: str, key: jax.Array, frames: jax.Array, size: int) -> Views:
     """Random training views of frames uint8 [B,S+1,H,W,3] (RAD, Laskin et al. 2020)."""
     return _VIEWS[name](key, frames, size)
+
+
+def random_view(name: str, key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
+    """One random view [N,v,v,3S] of each of N stacks, uint8 [N,S,H,W,3]; offsets are independent."""
+    if name == "crop":
+        frames = _window(frames, _offsets(key, frames.shape[0], frames.shape[2] - size), size)
+    elif name == "shift":
+        frames = _shift_one(key, frames)
+    elif name == "translate":
+        frames = _window(_on_canvas(frames, size), _offsets(key, frames.shape[0], size - frames.shape[2]), size)
+    return stacked(frames)
+
+
+def shared_view(name: str, key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
+    """Frames uint8 [B,n,H,W,3] under one random offset a sample, uint8 [B,n,v,v,3]; of ``none`` and ``translate``."""
+    if name == "none":
+        return frames
+    return _window(_on_canvas(frames, size), _offsets(key, frames.shape[0], size - frames.shape[2]), size)
+
+
+def random_conv(key: jax.Array, view: jax.Array) -> jax.Array:
+    """A random 3x3 colour filter a sample, shared by its frames: [B,v,v,3S] -> float32 [B,v,v,3S] in (0, 255).
+
+    Kernel N(0,1), edges repeated, sigmoid of the sums over pixels in [0,1] (Lee et al. 2020, as SVEA uses it).
+    """
+    kernels = jax.random.normal(key, (view.shape[0], 3, 3, 3, 3))  # B, row, column, in, out
+    return filtered(view, kernels)
+
+
+def filtered(view: jax.Array, kernels: jax.Array) -> jax.Array:
+    """``random_conv`` with given kernels [B,3,3,I=3,O=3]."""
+    batch, size = view.shape[:2]
+    pixels = view.astype(jnp.float32).reshape(batch, size, size, -1, 3) / 255.0
+    padded = jnp.pad(pixels, [(0, 0), (1, 1), (1, 1), (0, 0), (0, 0)], mode="edge")
+    total = sum(
+        jnp.einsum("bhwsi,bio->bhwso", padded[:, i : i + size, j : j + size], kernels[:, i, j])
+        for i in range(3)
+        for j in range(3)
+    )
+    return (255.0 * jax.nn.sigmoid(total)).reshape(view.shape)
+
+
+def intensity(key: jax.Array, view: jax.Array, scale: float = 0.05) -> jax.Array:
+    """Each sample brighter or darker: view [N,...] times 1 + scale clip(N(0,1), -2, 2), float32 (SPR)."""
+    noise = jnp.clip(jax.random.normal(key, (view.shape[0],) + (1,) * (view.ndim - 1)), -2.0, 2.0)
+    return view.astype(jnp.float32) * (1.0 + scale * noise)
 
 
 def centre_view(name: str, stack: jax.Array, size: int) -> jax.Array:

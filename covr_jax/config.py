@@ -61,7 +61,7 @@ class VerConfig:
 class LearnerConfig:
     base: str = "rad"  # a row of methods.BASES
     method: str = "covr"  # a row of methods.METHODS
-    augmentation: str | None = None  # none | crop | translate
+    augmentation: str | None = None  # none | crop | translate | shift
     image_size: int | None = None  # pixels that the encoder sees (crop: out of render_size; translate: the canvas)
     filters: tuple[int, ...] = (32, 32, 32, 32)
     kernels: tuple[int, ...] = (3, 3, 3, 3)
@@ -72,6 +72,7 @@ class LearnerConfig:
     log_std_min: float = -10.0
     log_std_max: float = 2.0
     batch_size: int = 128
+    sequence_batch_size: int = 128  # runs of consecutive observations, for bases that predict several steps ahead
     updates_per_decision: int = 1
     discount: float = 0.99
     critic_lr: float = 1e-3
@@ -96,6 +97,11 @@ class LearnerConfig:
 @dataclass(frozen=True)
 class ReplayConfig:
     capacity: int = 100_000  # transitions
+    per_exponent: float = 0.6  # base per: how strongly errors count; 0: uniform
+    per_beta: float = 0.4  # base per: strength of the importance weights at the start; 1 at the end
+    per_epsilon: float = 1e-5  # base per: added to a TD error
+    ere_eta: float = 0.996  # base ere: how fast the window shrinks within an episode at the start; 1 at the end
+    ere_minimum: int = 1000  # base ere: transitions in the smallest window
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from covr_jax.envs.stack import FrameStack
 from covr_jax.learner import Learner
 from covr_jax.priors.source import PriorSource
 from covr_jax.schedule import asks
-from covr_jax.types import Observation, Params
+from covr_jax.types import Before, Observation, Params
 
 
 class Episode(NamedTuple):
@@ -32,7 +32,7 @@ Policy = Callable[[list[Observation]], np.ndarray]
 def mean_policy(learner: Learner, params: Params) -> Policy:
     """The actor's mean action, as at test time: no VLM, no noise."""
     return lambda observations: np.asarray(
-        learner.mean_action(params, np.stack([observation.stack for observation in observations]))
+        learner.mean_action(params, learner.seen(observations))
     )
 
 
@@ -91,7 +91,8 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
                 traces[i].observations.append(observations[i])
                 traces[i].actions.append(chosen[i])
             frame, reward, terminated, truncated, info = envs[i].step(chosen[i])
-            observations[i] = Observation(frame, stacks[i].push(frame), info["state"])
+            before = Before(observations[i].stack, chosen[i])
+            observations[i] = Observation(frame, stacks[i].push(frame), info["state"], before)
             returns[i] += reward
             lengths[i] += 1
             running[i] = not (terminated or truncated)

@@ -1,12 +1,14 @@
 """The learner: init, act, one pure update, and K updates in one call. Composes the rows of ``covr_jax.methods``.
 
 Order of an update (RAD, DeepMDP): critic, auxiliary loss, actor and temperature every ``actor_period`` updates, EMA
-copies every ``target_period``. Convolution features carry no gradient into any actor-side loss.
+copies every ``target_period``; a base may have its auxiliary loss last (CURL). Convolution features carry no gradient
+into any actor-side loss.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -16,10 +18,13 @@ import optax
 from covr_jax import augment
 from covr_jax.agent import ACTOR, CRITIC, ENCODER, Agent, pick
 from covr_jax.augment import Views
+from covr_jax.auxiliary import Scene
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import guidance, sac, ver, vpg
 from covr_jax.methods import BASES, METHODS, Pull, row
-from covr_jax.types import Array, Batch, LearnerState, Metrics, Params
+from covr_jax.sight import Seen
+from covr_jax.types import Array, Batch, LearnerState, Metrics, Observation, Params
+from covr_jax.views import Look
 
 CRITIC_METRICS = ("critic_loss", "q_mean", "q_target_mean")
 ACTOR_METRICS = ("actor_loss", "alpha_loss", "alpha", "entropy", "guidance_loss")
@@ -36,6 +41,11 @@ class Noise(NamedTuple):
     actor: jax.Array  # float32 [B,A], of a in the actor loss
     other: jax.Array  # float32 [B,A], of the second sample that M5 compares
     uniform: jax.Array  # float32 [B] in [0, 1), RSF's random gate
+    target_copies: tuple[jax.Array, ...] = ()  # float32 [B,A] each, of a' in further views of o'
+
+
+def _mean(arrays: Sequence[jax.Array]) -> jax.Array:
+    return arrays[0] if len(arrays) == 1 else reduce(jnp.add, arrays) / len(arrays)
 
 
 def _blend(target: Params, online: Params, tau: float) -> Params:
@@ -62,7 +72,8 @@ class Learner:
         term = self.method.actor_term
         self._actor_term = term if term and term.weight(config) > 0 else None
         self._ver = self.method.ver and config.ver.weight > 0
-        if self._ver and config.ver.distance == "transition" and self.base.auxiliary is None:
+        heads = self.base.auxiliary.heads(config) if self.base.auxiliary else {}
+        if self._ver and config.ver.distance == "transition" and "transition" not in heads:
             raise ValueError(
                 f"method {config.method} compares actions by a transition model, which base {config.base} has not: "
                 "take base deepmdp, or learner.ver.distance=action"
@@ -71,18 +82,17 @@ class Learner:
             raise ValueError(f"ver.low={config.ver.low} must not be above ver.high={config.ver.high}")
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
 
-        heads = self.base.auxiliary.heads(config) if self.base.auxiliary else {}
-        self.agent = Agent(config, action_dim, frame_stack, heads)
+        self.agent = Agent(config, action_dim, frame_stack, heads, self.base.networks, self.base.sight.pictures)
+        self._look = Look(self.base.sight, self.augmentation, config.image_size)
         self._optimisers = {
             "critic": optax.adam(config.critic_lr),
             "actor": optax.adam(config.actor_lr),
             "alpha": optax.adam(config.alpha_lr, b1=config.alpha_beta1),
         }
-        if self.base.auxiliary:
-            self._optimisers["encoder"] = optax.adam(config.encoder_lr)
-            self._optimisers["decoder"] = optax.chain(
-                optax.add_decayed_weights(config.decoder_weight_decay), optax.adam(config.decoder_lr)
-            )
+        movers = self.base.auxiliary.movers(config, tuple(heads)) if self.base.auxiliary else {}
+        self._optimisers |= {name: mover.optimiser for name, mover in movers.items()}
+        self._moved = {name: mover.parts for name, mover in movers.items()}
+        self._averaged = self.base.auxiliary.averaged if self.base.auxiliary else ()
 
         self._actor_metric_names = ACTOR_METRICS + GRADIENT_METRICS
         if self._actor_term:
@@ -94,6 +104,8 @@ class Learner:
         self.metric_names = (*CRITIC_METRICS, *self._actor_metric_names, *BATCH_METRICS)
         if self.base.auxiliary:
             self.metric_names += self.base.auxiliary.metrics
+        # For samplers that want them: arrays [B] beside the scalars.
+        self._errors = ("td_error",) if self.base.sampler.wants_errors else ()
         self._init = jax.jit(self._new_state)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
@@ -109,7 +121,7 @@ class Learner:
     # -- init and act ------------------------------------------------------------------------------------------
 
     def init(self, seed: int, render_size: int, value_critic: Params | None = None) -> LearnerState:
-        """A new state, a pure function of the seed (and of C_V's conv, critic_head and critic, which never change).
+        """A new state, a pure function of the seed (and of C_V's parts of the critic, which never change).
 
         Without a value critic a learner that needs one can act, but not update. ValueError if frames of render_size
         give no image_size view.
@@ -121,15 +133,14 @@ class Learner:
         root, key = jax.random.split(key)
         params = self.agent.create(key)
         moved = {
-            "critic": pick(params, CRITIC),
+            "critic": pick(params, self.agent.critic_parts),
             "actor": pick(params, ACTOR),
             "alpha": params["log_alpha"],
-            "encoder": pick(params, ENCODER),
-            "decoder": pick(params, tuple(self.agent.model_heads)),
+            **{name: pick(params, parts) for name, parts in self._moved.items()},
         }
         return LearnerState(
             params=params,
-            target=jax.tree.map(jnp.copy, pick(params, CRITIC)),
+            target=jax.tree.map(jnp.copy, pick(params, CRITIC + self._averaged)),
             value_critic=value_critic,
             opt={name: optimiser.init(moved[name]) for name, optimiser in self._optimisers.items()},
             updates=jnp.int32(0),
@@ -137,34 +148,41 @@ class Learner:
             actor_metrics={name: jnp.zeros(()) for name in self._actor_metric_names},
         )
 
-    def _policy(self, params: Params, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
-        view = augment.centre_view(self.augmentation, stack, self.config.image_size)
-        return self.agent.distribution(params, self.agent.features(params, view))
+    def seen(self, observations: Sequence[Observation]) -> Seen:
+        """What the policy looks at: stacks uint8 [N,H,W,3S] of render size, for most bases."""
+        return self.base.sight.seen(observations, self.action_dim)
 
-    def _sample_action(self, params: Params, stack: Array, key: Array) -> jax.Array:
-        """Stochastic actions float32 [N,A] for stacks uint8 [N,H,W,3S] of render size."""
-        mean, log_std = self._policy(params, stack)
+    def _policy(self, params: Params, seen: Seen) -> tuple[jax.Array, jax.Array]:
+        view, previous = self.base.sight.acting(self.augmentation, seen, self.config.image_size)
+        return self.agent.distribution(params, self.agent.features(params, view), previous)
+
+    def _sample_action(self, params: Params, seen: Seen, key: Array) -> jax.Array:
+        """Stochastic actions float32 [N,A] for what is ``seen``."""
+        mean, log_std = self._policy(params, seen)
         return sac.tanh_gaussian(mean, log_std, jax.random.normal(key, mean.shape))[0]
 
-    def _mean_action(self, params: Params, stack: Array) -> jax.Array:
-        """tanh of the mean, float32 [N,A], for stacks uint8 [N,H,W,3S] of render size."""
-        return jnp.tanh(self._policy(params, stack)[0])
+    def _mean_action(self, params: Params, seen: Seen) -> jax.Array:
+        """tanh of the mean, float32 [N,A], for what is ``seen``."""
+        return jnp.tanh(self._policy(params, seen)[0])
 
     # -- update ------------------------------------------------------------------------------------------------
 
-    def draw(self, state: LearnerState, frames: jax.Array) -> tuple[Views, Noise]:
+    def draw(self, state: LearnerState, batch: Batch) -> tuple[Views, Noise]:
         """Random views and noise of the state's next update, from fold_in(state.key, state.updates)."""
         views_key, target_key, actor_key = jax.random.split(jax.random.fold_in(state.key, state.updates), 3)
-        views = augment.random_views(self.augmentation, views_key, frames, self.config.image_size)
+        views = self.base.views(self._look, views_key, batch)
         # Cut once: else XLA fuses the cutting into each of the encoder's reads (a quarter of an update on the CPU).
         views = jax.lax.optimization_barrier(views)
-        shape = (frames.shape[0], self.action_dim)
+        shape = (batch.frames.shape[0], self.action_dim)
         other_key, uniform_key = (jax.random.fold_in(actor_key, i) for i in (1, 2))
         return views, Noise(
             target=jax.random.normal(target_key, shape),
             actor=jax.random.normal(actor_key, shape),
             other=jax.random.normal(other_key, shape),
             uniform=jax.random.uniform(uniform_key, shape[:1]),
+            target_copies=tuple(
+                jax.random.normal(jax.random.fold_in(target_key, i), shape) for i in range(len(views.next_copies))
+            ),
         )
 
     def step(
@@ -172,16 +190,23 @@ class Learner:
     ) -> tuple[LearnerState, Metrics]:
         """One update with given views and noise: pure, not jitted. ``batch.frames`` is not looked at."""
         state, metrics = self.critic_step(state, batch, views, noise)
-        if self.base.auxiliary:
+        auxiliary = self.base.auxiliary
+        if auxiliary and not auxiliary.last:
             state, auxiliary_metrics = self.auxiliary_step(state, batch, views)
             metrics |= auxiliary_metrics
         state = self.actor_step(state, batch, views, noise)
         state = self.target_step(state)
+        if auxiliary and auxiliary.last:
+            state, auxiliary_metrics = self.auxiliary_step(state, batch, views)
+            metrics |= auxiliary_metrics
         metrics |= {"reward_mean": jnp.mean(batch.reward), "prior_share": jnp.mean(batch.prior_ok)}
         return state.replace(updates=state.updates + 1), metrics | state.actor_metrics
 
     def _update(self, state: LearnerState, batch: Batch) -> tuple[LearnerState, Metrics]:
-        """One update on a batch of B transitions; donates the state."""
+        """One update on a batch of B transitions; donates the state.
+
+        Metrics are scalars, but for ``td_error`` float32 [B], which is there if the base's sampler wants it.
+        """
         state, metrics = self._update_many(state, jax.tree.map(lambda array: jnp.asarray(array)[None], batch))
         return state, jax.tree.map(lambda array: array[0], metrics)
 
@@ -196,10 +221,11 @@ class Learner:
         def body(i: jax.Array, carry: tuple[LearnerState, Metrics]) -> tuple[LearnerState, Metrics]:
             state, history = carry
             batch = jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), batches)
-            state, metrics = self.step(state, batch, *self.draw(state, batch.frames))
+            state, metrics = self.step(state, batch, *self.draw(state, batch))
             return state, jax.tree.map(lambda array, value: array.at[i].set(value), history, metrics)
 
         history = {name: jnp.zeros(length, jnp.float32) for name in self.metric_names}
+        history |= {name: jnp.zeros(batches.reward.shape, jnp.float32) for name in self._errors}
         return jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(length)), body, (state, history))
 
     def _apply(self, state: LearnerState, name: str, gradient: Params, moved: Params) -> tuple[Params, dict]:
@@ -210,9 +236,36 @@ class Learner:
         self, state: LearnerState, batch: Batch, views: Views, noise: Noise
     ) -> tuple[LearnerState, Metrics]:
         params, agent = state.params, self.agent
-        following = agent.policy(params, agent.features(params, views.next_o), noise.target)
-        next_q1, next_q2 = agent.values(state.target, agent.features(state.target, views.next_o), following.action)
-        target = sac.td_target(
+        next_views, noises = (views.next_o, *views.next_copies), (noise.target, *noise.target_copies)
+        target = _mean(
+            [self._td_target(state, batch, view, draw) for view, draw in zip(next_views, noises, strict=True)]
+        )
+
+        def loss(moved: Params) -> tuple[jax.Array, Metrics]:
+            losses = []
+            for weight, view in zip(self.base.view_weights, (views.o, *views.copies), strict=True):
+                q1, q2 = agent.values(moved, agent.features(moved, view), batch.action)
+                losses.append((weight * sac.critic_loss(q1, q2, target, batch.weight), 0.5 * (q1 + q2)))
+            value, q = reduce(jnp.add, [each for each, _ in losses]), losses[0][1]
+            return value, {
+                "critic_loss": value,
+                "q_mean": jnp.mean(q),
+                "q_target_mean": jnp.mean(target),
+                **{name: q - target for name in self._errors},
+            }
+
+        moved = pick(params, agent.critic_parts)
+        gradient, metrics = jax.grad(loss, has_aux=True)(moved)
+        moved, opt = self._apply(state, "critic", gradient, moved)
+        return state.replace(params=params | moved, opt=opt), metrics
+
+    def _td_target(self, state: LearnerState, batch: Batch, next_view: jax.Array, noise: jax.Array) -> jax.Array:
+        """y [B] from one view of o'. EMA copies value it; what has none (a masker) is online."""
+        params, agent = state.params, self.agent
+        following = agent.policy(params, agent.features(params, next_view), noise, batch.action)
+        copies = params | state.target
+        next_q1, next_q2 = agent.values(copies, agent.features(copies, next_view), following.action)
+        return sac.td_target(
             batch.reward,
             batch.not_done,
             next_q1,
@@ -222,36 +275,15 @@ class Learner:
             self.config.discount,
         )
 
-        def loss(moved: Params) -> tuple[jax.Array, Metrics]:
-            q1, q2 = agent.values(moved, agent.features(moved, views.o), batch.action)
-            value = sac.critic_loss(q1, q2, target)
-            return value, {
-                "critic_loss": value,
-                "q_mean": jnp.mean(0.5 * (q1 + q2)),
-                "q_target_mean": jnp.mean(target),
-            }
-
-        moved = pick(params, CRITIC)
-        gradient, metrics = jax.grad(loss, has_aux=True)(moved)
-        moved, opt = self._apply(state, "critic", gradient, moved)
-        return state.replace(params=params | moved, opt=opt), metrics
-
     def auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
-        params, agent = state.params, self.agent
-
-        def loss(encoder: Params, decoder: Params) -> tuple[jax.Array, Metrics]:
-            latent, next_latent = agent.encode(encoder, views.o), jax.lax.stop_gradient(next_encoding)
-            predictions = {name: agent.predict(decoder, name, latent, batch.action) for name in agent.model_heads}
-            losses = self.base.auxiliary.losses(predictions, next_latent, batch.reward)
-            return sum(losses.values()), losses
-
-        encoder, decoder = pick(params, ENCODER), pick(params, tuple(agent.model_heads))
-        next_encoding = agent.encode(encoder, views.next_o)
-        gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(encoder, decoder)
-        encoder, opt = self._apply(state, "encoder", gradients[0], encoder)
-        state = state.replace(opt=opt)
-        decoder, opt = self._apply(state, "decoder", gradients[1], decoder)
-        return state.replace(params=params | encoder | decoder, opt=opt), metrics
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.updates), 1)
+        scene = Scene(self.agent, state.params, state.target, batch, views, key, state.updates)
+        moved = pick(state.params, (*ENCODER, *self.agent.model_heads))
+        gradient, metrics = jax.grad(partial(self.base.auxiliary.loss, scene=scene), has_aux=True)(moved)
+        for name, parts in self._moved.items():
+            after, opt = self._apply(state, name, pick(gradient, parts), pick(state.params, parts))
+            state = state.replace(params=state.params | after, opt=opt)
+        return state, metrics
 
     def actor_step(self, state: LearnerState, batch: Batch, views: Views, noise: Noise) -> LearnerState:
         """Actor and temperature, in every actor_period-th update; the method's terms only where a label exists.
@@ -282,7 +314,7 @@ class Learner:
         metrics = dict.fromkeys(self._actor_metric_names, jnp.zeros(()))
 
         def loss(moved: Params) -> tuple[jax.Array, tuple]:
-            policy = agent.policy(moved, features, noise.actor)
+            policy = agent.policy(moved, features, noise.actor, batch.previous_action)
             q1, q2 = agent.values(params, features, policy.action)
             return sac.actor_loss(policy.log_prob, q1, q2, alpha), (policy.log_prob, jnp.minimum(q1, q2))
 
@@ -293,7 +325,7 @@ class Learner:
             q_vlm, bias = self._prior_value(state, features, batch, views)
 
             def pull(moved: Params) -> tuple[jax.Array, Metrics]:
-                policy = agent.policy(moved, features, noise.actor)
+                policy = agent.policy(moved, features, noise.actor, batch.previous_action)
                 return self._actor_term.loss(Pull(policy, batch, q_rl, q_vlm, noise.uniform), self.config)
 
             (value, term_metrics), pulled = jax.value_and_grad(pull, has_aux=True)(moved)
@@ -347,10 +379,10 @@ class Learner:
         agent, chosen = self.agent, self.config.ver
         ours = batch.action
         if chosen.next == "predicted":
-            ours = agent.policy(params, features, noise.actor).action
+            ours = agent.policy(params, features, noise.actor, batch.previous_action).action
         theirs = batch.prior_action
         if chosen.other == "policy":
-            theirs = agent.policy(params, features, noise.other).action
+            theirs = agent.policy(params, features, noise.other, batch.previous_action).action
         if chosen.distance == "action":
             return ver.action_distance(theirs, ours)
         latent = agent.latent(params["critic_head"], features)
@@ -368,7 +400,8 @@ class Learner:
         config = self.config
 
         def moved(target: Params) -> Params:
-            encoder = _blend(pick(target, ENCODER), pick(state.params, ENCODER), config.encoder_tau)
+            slow = ENCODER + self._averaged
+            encoder = _blend(pick(target, slow), pick(state.params, slow), config.encoder_tau)
             return encoder | {"critic": _blend(target["critic"], state.params["critic"], config.critic_tau)}
 
         due = state.updates % config.target_period == 0

@@ -24,7 +24,7 @@ from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
-from covr_jax.types import LearnerState, Observation, Params
+from covr_jax.types import Array, Before, LearnerState, Observation, Params
 
 
 class Recorder(Protocol):
@@ -78,7 +78,16 @@ class Trainer:
         if self.learner.needs_value_critic and value_critic is None:
             raise ValueError(f"method {config.learner.method} needs a value critic")
         self.state = self.learner.init(config.run.seed, size, value_critic)
-        self.replay = ReplayBuffer(config.replay.capacity, (size, size, 3), self._action_dim, stack)
+        base = self.learner.base
+        self.replay = ReplayBuffer(
+            config.replay.capacity,
+            (size, size, 3),
+            self._action_dim,
+            stack,
+            sampler=base.sampler(config.replay),
+            remembers=base.sight.remembers,
+            sequences=(config.learner.sequence_batch_size, base.sequence) if base.sequence else None,
+        )
         self.counters = Counters()
         self.watch = Stopwatch()
         if method.asks_prior and prior is None:
@@ -95,6 +104,7 @@ class Trainer:
         self._stack = FrameStack(stack)
         self._act_key = jax.random.key(seeds.integer(config.run.seed, "action"))
         self._metrics: dict[str, Any] = {}  # of the latest update, still on the device
+        self._td_errors: Array | None = None  # of the latest updates, still on the device, if the sampler wants them
         self._episode_return = self._evaluation_mean = math.nan
         self._vlm_returns: dict[str, list[float]] = {}  # adapter version -> returns of the VLM alone
         self._notes: dict[str, str] = {}
@@ -143,6 +153,7 @@ class Trainer:
     def snapshot(self) -> dict[str, Any]:
         """All that ``restore`` needs besides the learner and the replay's frames: JSON values and arrays."""
         prior = self.prior if isinstance(self.prior, TunablePrior) else None
+        self._feed_back()
         return {
             "counters": asdict(self.counters),
             "metrics": {name: float(value) for name, value in self._metrics.items()},
@@ -214,7 +225,8 @@ class Trainer:
         frames = [observation.frame]
         for action in self.replay.actions(ids[:-1]):
             frame, reward, _, _, info = self.env.step(action)
-            observation = Observation(frame, self._stack.push(frame), info["state"])
+            before = Before(observation.stack, action)
+            observation = Observation(frame, self._stack.push(frame), info["state"], before)
             total += reward
             frames.append(frame)
         if not np.array_equal(np.stack(frames), self.replay.frames(ids)):
@@ -252,7 +264,8 @@ class Trainer:
         if self.rounds is not None:
             self._advance_rounds(decision, transition, reward, observation, over, self.steps - before)
         self._report(before)
-        return reward, Observation(frame, self._stack.push(frame), info["state"]), over
+        after = Observation(frame, self._stack.push(frame), info["state"], Before(observation.stack, action))
+        return reward, after, over
 
     def _act(self, observation: Observation, decision: int) -> np.ndarray:
         if decision < self.config.run.random_decisions:
@@ -260,22 +273,32 @@ class Trainer:
             return rng.uniform(-1, 1, self._action_dim).astype(np.float32)
         with self.watch.part("act"):
             key = jax.random.fold_in(self._act_key, decision)
-            return np.asarray(self.learner.sample_action(self.state.params, observation.stack[None], key))[0]
+            return np.asarray(self.learner.sample_action(self.state.params, self.learner.seen([observation]), key))[0]
 
     def _learn(self, decision: int) -> None:
         if decision < self.config.run.random_decisions or not len(self.replay):
             return
         config = self.config.learner
         with self.watch.part("sample"):
+            self._feed_back()
             rng = seeds.generator(self.config.run.seed, "replay", decision)
-            batches = [self.replay.sample(config.batch_size, rng) for _ in range(config.updates_per_decision)]
+            progress = min(self.steps / self.config.run.steps, 1.0)
+            batches = [self.replay.sample(config.batch_size, rng, progress) for _ in range(config.updates_per_decision)]
         with self.watch.part("update"):
             if len(batches) == 1:
                 self.state, self._metrics = self.learner.update(self.state, batches[0])
+                self._td_errors = self._metrics.pop("td_error", None)
             else:
                 stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
                 self.state, metrics = self.learner.update_many(self.state, stacked)
+                self._td_errors = metrics.pop("td_error", None)
                 self._metrics = {name: values[-1] for name, values in metrics.items()}
+
+    def _feed_back(self) -> None:
+        """Waits for the errors of the latest updates, where the sampler wants them."""
+        if self._td_errors is not None:
+            errors, self._td_errors = np.asarray(self._td_errors), None
+            self.replay.feed_back(np.atleast_2d(errors))
 
     # --- rounds ----------------------------------------------------------------------------------------------
 

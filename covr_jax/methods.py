@@ -1,6 +1,6 @@
 """THE table: what each base learner and each method is made of. The learner composes rows; it knows no name.
 
-A new method is one loss file and one row here.
+A new base is one row here, with a file of ``covr_jax/auxiliary`` where it brings a loss of its own.
 """
 
 from __future__ import annotations
@@ -9,33 +9,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from covr_jax import networks, sight, views
 from covr_jax.agent import PolicySample
+from covr_jax.augment import Views
+from covr_jax.auxiliary import Auxiliary
+from covr_jax.auxiliary.curl import CURL
+from covr_jax.auxiliary.deepmdp import DEEPMDP
+from covr_jax.auxiliary.spr import SPR, STEPS
 from covr_jax.config import LearnerConfig
-from covr_jax.losses import deepmdp, guidance, vpg
-from covr_jax.networks import ModelHead
+from covr_jax.losses import guidance, vpg
+from covr_jax.networks import ChangeConvStack, Networks
+from covr_jax.replay.samplers import Prioritised, Recent, Sampler, Uniform
+from covr_jax.sight import Sight
 from covr_jax.types import Batch
-
-
-@dataclass(frozen=True)
-class Auxiliary:
-    """A loss that trains the encoder beside the critic, with Adam moments of its own, on heads of its own."""
-
-    heads: Callable[[LearnerConfig], dict[str, nn.Module]]  # name -> module (latent, action) -> [B,width]
-    # {head: prediction}, next latent [B,F], reward [B] -> {metric: scalar}; the loss is their sum
-    losses: Callable[[dict[str, jax.Array], jax.Array, jax.Array], dict[str, jax.Array]]
-    metrics: tuple[str, ...]
+from covr_jax.views import Look
 
 
 @dataclass(frozen=True)
 class Base:
-    """A learner without any VLM."""
+    """A learner without any VLM. What a column does not say is SAC's."""
 
     augmentations: tuple[str, ...]  # names in augment; the first is the default
     auxiliary: Auxiliary | None = None
+    views: Callable[[Look, jax.Array, Batch], Views] = views.once
+    view_weights: tuple[float, ...] = (1.0,)  # of the critic's loss on the first view of o and on each copy
+    sight: Sight = sight.NOW
+    networks: Networks = networks.PLAIN
+    sampler: type[Sampler] = Uniform
+    sequence: int = 0  # consecutive observations that the auxiliary loss sees; 0: none
 
 
 class Pull(NamedTuple):
@@ -66,22 +70,6 @@ class Method:
     ver: bool = False  # ERPv's temperature term
     asks_prior: bool = False  # labels transitions with the VLM's actions
     tunes_prior: bool = False  # COVR's rounds
-
-
-def _model_heads(config: LearnerConfig) -> dict[str, nn.Module]:
-    return {
-        "transition": ModelHead(config.feature_dim, config.model_hidden_dim),
-        "reward": ModelHead(1, config.model_hidden_dim),
-    }
-
-
-def _model_losses(
-    predictions: dict[str, jax.Array], next_latent: jax.Array, reward: jax.Array
-) -> dict[str, jax.Array]:
-    return {
-        "transition_loss": deepmdp.transition_loss(predictions["transition"], next_latent),
-        "reward_loss": deepmdp.reward_loss(predictions["reward"][:, 0], reward),
-    }
 
 
 def _labelled_mean(values: jax.Array, batch: Batch) -> jax.Array:
@@ -121,9 +109,28 @@ RSF = ActorTerm(_rsf, lambda config: config.vpg.weight, GATE_METRICS)
 BASES: dict[str, Base] = {
     "sac": Base(augmentations=("none",)),
     "rad": Base(augmentations=("translate", "crop")),
-    "deepmdp": Base(
-        augmentations=("none", "translate", "crop"),
-        auxiliary=Auxiliary(_model_heads, _model_losses, ("transition_loss", "reward_loss")),
+    "deepmdp": Base(augmentations=("none", "translate", "crop"), auxiliary=DEEPMDP),
+    "drq": Base(
+        augmentations=("shift",), views=views.twice, view_weights=(1.0, 1.0), networks=Networks(tanh=True)
+    ),
+    "svea": Base(
+        augmentations=("shift",), views=views.with_strong, view_weights=(0.5, 0.5), networks=Networks(tanh=True)
+    ),
+    "madi": Base(
+        augmentations=("shift",),
+        views=views.with_strong,
+        view_weights=(0.5, 0.5),
+        networks=Networks(tanh=True, masker=True),
+    ),
+    "curl": Base(augmentations=("crop",), auxiliary=CURL, views=views.with_positive),
+    "spr": Base(augmentations=("crop",), auxiliary=SPR, views=views.ahead, sequence=STEPS + 1),
+    "per": Base(augmentations=("none", "translate", "crop"), sampler=Prioritised),
+    "ere": Base(augmentations=("none", "translate", "crop"), sampler=Recent),
+    "resact": Base(
+        augmentations=("translate", "none"),
+        auxiliary=DEEPMDP,
+        sight=sight.CHANGE,
+        networks=Networks(conv=ChangeConvStack, residual=True),
     ),
 }
 

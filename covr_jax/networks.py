@@ -1,4 +1,4 @@
-"""Layers of SAC from pixels (SAC-AE lineage, as in RAD): encoder, actor, twin critic, DeepMDP's two heads.
+"""Layers of SAC from pixels (SAC-AE lineage, as in RAD): encoders, actors, twin critic, heads of auxiliary losses.
 
 Linen modules over plain dict parameters; nothing but layers. Letters as in ``covr_jax.types``; D is the width of the
 flattened convolution output, F ``feature_dim``.
@@ -7,6 +7,7 @@ flattened convolution output, F ``feature_dim``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -85,26 +86,78 @@ class ConvStack(nn.Module):
         return x.reshape(x.shape[0], -1)
 
 
+class ChangeConvStack(nn.Module):
+    """ResAct: two stacks F and G side by side, uint8 [N,h,w,6S] -> F(newer) - G(older), float32 [N,D].
+
+    F and G share no weights; the newer picture comes first in the channels.
+    """
+
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        newer, older = jnp.split(pixels, 2, axis=-1)
+        sizes = self.filters, self.kernels, self.strides
+        return ConvStack(*sizes, name="newer")(newer) - ConvStack(*sizes, name="older")(older)
+
+
+class Masker(nn.Module):
+    """MaDi: pictures [N,h,w,3S] -> the same times a soft mask in (0,1) a pixel, one network for every frame.
+
+    Three 3x3 convolutions with edges padded by zeros, ReLU between them, sigmoid; torch's init.
+    """
+
+    filters: int = 32
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        count, height, width, channels = pixels.shape
+        frames = pixels.astype(jnp.float32).reshape(count, height, width, channels // 3, 3).transpose(0, 3, 1, 2, 4)
+        x = frames.reshape(-1, height, width, 3) / 255.0
+        for i, filters in enumerate((self.filters, self.filters, 1)):
+            init = torch_uniform(9 * x.shape[-1])
+            kernel = self.param(f"kernel_{i}", init, (3, 3, x.shape[-1], filters))
+            bias = self.param(f"bias_{i}", init, (filters,))
+            x = conv.convolve(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), kernel, 1) + bias
+            x = nn.relu(x) if i < 2 else nn.sigmoid(x)
+        masked = frames * x.reshape(*frames.shape[:4], 1)
+        return masked.transpose(0, 2, 3, 1, 4).reshape(pixels.shape)
+
+
 class Head(nn.Module):
-    """Conv features [N,D] -> latent [N,F]: linear, LayerNorm, no nonlinearity (RAD, CURL)."""
+    """Conv features [N,D] -> latent [N,F]: linear, LayerNorm, then nothing (RAD, CURL) or tanh (SAC-AE, DrQ)."""
 
     features: int
+    tanh: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _layer_norm("norm")(_dense(self.features, "linear")(x))
+        x = _layer_norm("norm")(_dense(self.features, "linear")(x))
+        return jnp.tanh(x) if self.tanh else x
 
 
 class Actor(nn.Module):
-    """Latent [N,F] -> mean and log standard deviation [N,A] of the Gaussian before tanh."""
+    """Latent [N,F] -> mean and log standard deviation [N,A] of the Gaussian before tanh.
+
+    ``residual`` (ResAct): the network also reads the previous action [N,A], and its mean is a change of that action.
+    """
 
     action_dim: int
     hidden: int
     log_std_min: float
     log_std_max: float
+    residual: bool = False
 
     @nn.compact
-    def __call__(self, latent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, latent: jax.Array, previous: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        if self.residual:
+            mean, log_std = self._gaussian(jnp.concatenate([latent, previous], axis=-1))
+            return previous + mean, log_std
+        return self._gaussian(latent)
+
+    def _gaussian(self, latent: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nn.relu(_dense(self.hidden, "linear_0")(latent))
         x = nn.relu(_dense(self.hidden, "linear_1")(x))
         mean, raw = jnp.split(_dense(2 * self.action_dim, "linear_2")(x), 2, axis=-1)
@@ -140,3 +193,16 @@ class ModelHead(nn.Module):
         x = nn.Dense(self.hidden, kernel_init=first, bias_init=first, name="linear_0")(x)
         x = nn.relu(_layer_norm("norm")(x))
         return nn.Dense(self.width, kernel_init=second, bias_init=second, name="linear_1")(x)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which layers an agent is made of."""
+
+    conv: type[ConvStack] | type[ChangeConvStack] = ConvStack
+    tanh: bool = False  # after the encoder's LayerNorm
+    residual: bool = False  # the policy changes the previous action
+    masker: bool = False  # MaDi's, before every convolution; trained by the critic's loss alone
+
+
+PLAIN = Networks()

@@ -16,15 +16,27 @@ Params = dict[str, Any]
 Metrics = dict[str, Array]
 
 
+class Sequence(NamedTuple):
+    """C runs of T consecutive observations, each within an episode."""
+
+    frames: Array  # uint8 [C, S+T-1, H, W, 3]: the stack of o_k is [:, k:k+S]
+    action: Array  # float32 [C, T-1, A], executed at o_0 to o_(T-2)
+
+
 class Batch(NamedTuple):
     """B transitions as replay hands them to the learner."""
 
-    frames: Array  # uint8 [B, S+1, H, W, 3]: the stack of o is [:, :S], the stack of o' is [:, 1:]
+    frames: Array  # uint8 [B, S+1, H, W, 3]: the stack of o is [:, :S], the stack of o' is [:, 1:]; with one frame more
+    # in front where ``previous_ok`` is given: the stack before o is then [:, :S]
     action: Array  # float32 [B, A], executed
     reward: Array  # float32 [B], summed over the repeated frames
     not_done: Array  # float32 [B], 1 where the return goes on (also at a time limit), 0 at a terminal state
     prior_action: Array  # float32 [B, A], the VLM's a_v; zeros where prior_ok is 0
     prior_ok: Array  # float32 [B], 1 where a valid label exists
+    previous_action: Array | None = None  # float32 [B, A], of the decision before; zeros at an episode's start
+    previous_ok: Array | None = None  # float32 [B], 0 at an episode's start
+    weight: Array | None = None  # float32 [B], importance of each transition in the critic's loss (PER)
+    sequence: Sequence | None = None  # for bases that predict several steps ahead
 
 
 @struct.dataclass
@@ -32,7 +44,7 @@ class LearnerState:
     """All that learning changes; a pytree. Random keys are fold_in(root key, updates)."""
 
     params: Params
-    target: Params  # EMA copies: conv, critic_head, critic
+    target: Params  # EMA copies: conv, critic_head, critic, and the heads that an auxiliary loss names
     value_critic: Params  # ERPv's frozen C_V: conv, critic_head, critic; {} if the method has none
     opt: dict[str, Any]  # optimiser name -> optax state
     updates: Array  # int32 [], updates done
@@ -40,12 +52,20 @@ class LearnerState:
     actor_metrics: Metrics  # scalars of the latest actor update
 
 
+class Before(NamedTuple):
+    """What was seen and done in the decision before."""
+
+    stack: np.ndarray  # uint8 [H, W, 3*S]
+    action: np.ndarray  # float32 [A], executed
+
+
 class Observation(NamedTuple):
-    """What a prior may look at in one decision."""
+    """What a prior may look at in one decision, and what a policy remembers."""
 
     frame: np.ndarray  # uint8 [H, W, 3], newest frame at render size
     stack: np.ndarray  # uint8 [H, W, 3*S], oldest frame first
     state: dict[str, float]  # named physical quantities of the environment; {} if it tells none
+    before: Before | None = None  # None at the start of an episode
 
 
 class Label(NamedTuple):

@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from covr_jax import augment
 from covr_jax.agent import CRITIC, ENCODER, Agent, pick
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import sac
+from covr_jax.methods import BASES, row
 from covr_jax.types import Array, Batch, Metrics, Params
+from covr_jax.views import Look
 
 TARGETS = ("sarsa", "sac_target")
 
 
 @struct.dataclass
 class FitState:
-    params: Params  # conv, critic_head, critic
-    target: Params  # their EMA copies
+    params: Params  # what a critic's loss moves (``Agent.critic_parts``)
+    target: Params  # EMA copies of conv, critic_head, critic
     opt: optax.OptState
     updates: Array  # int32 []
     key: Array  # root PRNG key, never changed
@@ -51,15 +52,19 @@ class ValueCriticFit:
         if target == "sac_target" and actor is None:
             raise ValueError("target sac_target needs the actor of a trained policy")
         self._config, self._target, self._actor = config, target, actor
-        self._agent = Agent(config, action_dim, frame_stack, {})
+        base = row(BASES, "base", config.base)
+        self._look = Look(base.sight, config.augmentation, config.image_size)
+        self._agent = Agent(config, action_dim, frame_stack, {}, base.networks, base.sight.pictures)
         self._adam = optax.adam(config.critic_lr)
         self.init = jax.jit(self._init)
         self.update = jax.jit(self._update, donate_argnums=0)
 
     def _init(self, seed: Array) -> FitState:
         root, key = jax.random.split(jax.random.PRNGKey(seed))
-        params = pick(self._agent.create(key), CRITIC)
-        return FitState(params, jax.tree.map(jnp.copy, params), self._adam.init(params), jnp.int32(0), root)
+        params = pick(self._agent.create(key), self._agent.critic_parts)
+        return FitState(
+            params, jax.tree.map(jnp.copy, pick(params, CRITIC)), self._adam.init(params), jnp.int32(0), root
+        )
 
     def _update(self, state: FitState, batch: Batch) -> tuple[FitState, Metrics]:
         """One update on B transitions whose ``prior_action`` is the action taken next, valid where ``prior_ok`` is 1.
@@ -68,7 +73,7 @@ class ValueCriticFit:
         """
         config, agent = self._config, self._agent
         views_key, noise_key = jax.random.split(jax.random.fold_in(state.key, state.updates))
-        views = augment.random_views(config.augmentation, views_key, batch.frames, config.image_size)
+        views = self._look.draw(views_key, batch)
         y, weight = self._td_target(state, batch, views.next_o, noise_key)
 
         def loss(params: Params) -> tuple[jax.Array, Metrics]:
@@ -94,15 +99,16 @@ class ValueCriticFit:
     ) -> tuple[jax.Array, jax.Array]:
         """Target and weight, each [B]."""
         agent, discount = self._agent, self._config.discount
-        features = agent.features(state.target, next_view)
+        copies = state.params | state.target
+        features = agent.features(copies, next_view)
         if self._target == "sarsa":
-            q1, q2 = agent.values(state.target, features, batch.prior_action)
+            q1, q2 = agent.values(copies, features, batch.prior_action)
             nothing = jnp.zeros_like(batch.reward)
             value = sac.td_target(batch.reward, batch.not_done, q1, q2, nothing, jnp.float32(0), discount)
             return value, jnp.maximum(batch.prior_ok, 1.0 - batch.not_done)
         noise = jax.random.normal(key, batch.action.shape)
-        following = agent.policy(self._actor, agent.features(self._actor, next_view), noise)
-        q1, q2 = agent.values(state.target, features, following.action)
+        following = agent.policy(self._actor, agent.features(self._actor, next_view), noise, batch.action)
+        q1, q2 = agent.values(copies, features, following.action)
         alpha = jnp.exp(self._actor["log_alpha"])
         value = sac.td_target(batch.reward, batch.not_done, q1, q2, following.log_prob, alpha, discount)
         return value, jnp.ones_like(batch.reward)

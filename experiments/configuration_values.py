@@ -14,7 +14,7 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from covr_jax import methods
+from covr_jax import augment, methods
 from covr_jax.config import Config
 
 AUTO = "auto"
@@ -24,7 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "env.render_quality": ("default", "fast"),
     "learner.base": tuple(methods.BASES),
     "learner.method": tuple(methods.METHODS),
-    "learner.augmentation": ("none", "crop", "translate"),
+    "learner.augmentation": augment.NAMES,
     "learner.guidance.action": ("sample", "mean"),
     "learner.guidance.reduction": ("sum", "mean"),
     "learner.vpg.reduction": ("sum", "mean"),
@@ -90,6 +90,7 @@ RANGES: dict[str, Range] = {
     "learner.log_std_min": FINITE,
     "learner.log_std_max": FINITE,
     "learner.batch_size": POSITIVE,
+    "learner.sequence_batch_size": POSITIVE,
     "learner.updates_per_decision": POSITIVE,
     "learner.discount": SHARE,
     "learner.critic_lr": NON_NEGATIVE,
@@ -115,6 +116,11 @@ RANGES: dict[str, Range] = {
     "learner.ver.slope": FINITE,
     "learner.ver.centre": FINITE,
     "replay.capacity": POSITIVE,
+    "replay.per_exponent": NON_NEGATIVE,
+    "replay.per_beta": SHARE,
+    "replay.per_epsilon": POSITIVE,
+    "replay.ere_eta": RATE,
+    "replay.ere_minimum": POSITIVE,
     "prior.period": POSITIVE,
     "prior.lag": NON_NEGATIVE,
     "prior.group": POSITIVE,

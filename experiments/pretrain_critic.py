@@ -31,9 +31,10 @@ from covr_jax.envs.gl import GlError
 from covr_jax.envs.stack import FrameStack
 from covr_jax.evaluation import PriorPolicy
 from covr_jax.learner import Learner
+from covr_jax.methods import BASES
 from covr_jax.priors.source import PriorUnavailable
 from covr_jax.replay.buffer import ReplayBuffer
-from covr_jax.types import Observation, Params
+from covr_jax.types import Before, Observation, Params
 from covr_jax.value_critic import TARGETS, ValueCriticFit
 from experiments import value_critic_artefact
 from experiments.command_line import fail, prepare
@@ -65,7 +66,8 @@ def collect(config: Config, env: gymnasium.Env, explore: AlternatingExploration,
     """Drives whole decisions until ``frames`` simulator frames have passed."""
     size, action_dim = config.env.render_size, env.action_space.shape[0]
     capacity = frames // env.action_repeat + 1 + frames // 100  # and room for the last frames of episodes
-    replay = ReplayBuffer(capacity, (size, size, 3), action_dim, config.env.frame_stack)
+    remembers = BASES[config.learner.base].sight.remembers
+    replay = ReplayBuffer(capacity, (size, size, 3), action_dim, config.env.frame_stack, remembers=remembers)
     stack = FrameStack(config.env.frame_stack)
     done, decisions, by_prior, returns = 0, 0, 0, []
     with tqdm(total=frames, unit="frame", desc="collect") as bar:
@@ -85,7 +87,8 @@ def collect(config: Config, env: gymnasium.Env, explore: AlternatingExploration,
                 if previous is not None:
                     replay.label(previous, action, ok=True, version=0, age=0)
                 previous = transition
-                observation = Observation(frame, stack.push(frame), info["state"])
+                before = Before(observation.stack, action)
+                observation = Observation(frame, stack.push(frame), info["state"], before)
                 total, decisions, done = total + reward, decisions + 1, done + info["frames"]
                 bar.update(info["frames"])
             if over:
@@ -153,7 +156,7 @@ def _sampling(learner: Learner, params: Params, seed: int) -> Act:
     draws = itertools.count()
     root = jax.random.key(seeds.integer(seed, "action"))
     return lambda observation: np.asarray(
-        learner.sample_action(params, observation.stack[None], jax.random.fold_in(root, next(draws)))
+        learner.sample_action(params, learner.seen([observation]), jax.random.fold_in(root, next(draws)))
     )[0]
 
 

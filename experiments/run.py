@@ -201,4 +201,9 @@ def _teacher(config: Config, action_dim: int) -> PriorSource:
 def _saved_policy(run: Path, action_dim: int) -> Callable[[np.ndarray], np.ndarray]:
     """The mean action of a finished run: stack uint8 [H, W, 3*S] -> float32 [A]. Raises ValueError."""
     learner, params = load_policy(run, action_dim)
+    if learner.base.sight.remembers:
+        raise ValueError(
+            f"prior.teacher_policy={run}: base {learner.config.base} also looks at the decision before, of which a "
+            "teacher is not told; take a policy of another base"
+        )
     return lambda stack: np.asarray(learner.mean_action(params, stack[None]))[0]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from covr_jax.methods import BASES
 from experiments import configuration
 from experiments.command_line import fail
 from experiments.launchers import local, slurm
@@ -29,7 +30,7 @@ from experiments.report_page.numbers import duration
 from experiments.trials import Sweep, Trial, parse_seeds, pending
 
 _TASKS = flags.DEFINE_list("tasks", [], "dmc/<domain>/<task>,...; empty: the preset's.")
-_BASES = flags.DEFINE_list("bases", [], "Base learners: sac,rad,deepmdp; empty: the preset's.")
+_BASES = flags.DEFINE_list("bases", [], f"Base learners, of {', '.join(BASES)}; empty: the preset's.")
 _METHODS = flags.DEFINE_list("methods", [], "What a VLM adds: none,dpl,covr; empty: the preset's.")
 _SEEDS = flags.DEFINE_string("seeds", "0..4", "0..4 (five seeds), or 1,3,5.")
 _PRESET = flags.DEFINE_string("preset", "", f"As of experiments.train: {', '.join(configuration.presets())}.")

@@ -25,7 +25,7 @@ from pathlib import Path
 from absl import app, flags
 
 from covr_jax.envs.gl import GlError
-from covr_jax.methods import METHODS
+from covr_jax.methods import BASES, METHODS
 from covr_jax.priors.own_server import PriorDied
 from covr_jax.priors.source import PriorUnavailable, TuningFailed
 from experiments import configuration
@@ -39,7 +39,7 @@ _PRESET = flags.DEFINE_string(
     "preset", "", f"Named settings, comma-separated, later ones win: {', '.join(configuration.presets())}."
 )
 _ENV = flags.DEFINE_string("env", None, "dmc/<domain>/<task>, for example dmc/cartpole/swingup.")
-_BASE = flags.DEFINE_string("base", None, "Base learner: sac, rad or deepmdp.")
+_BASE = flags.DEFINE_string("base", None, f"Base learner: {', '.join(BASES)} (docs/methods.md).")
 _METHOD = flags.DEFINE_string("method", None, f"What a VLM adds: {', '.join(METHODS)}.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of everything random.")
 _STEPS = flags.DEFINE_integer("steps", None, "Budget, in run.step_unit (simulator frames by default).")

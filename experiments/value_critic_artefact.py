@@ -15,9 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from covr_jax.agent import CRITIC, Agent, pick
+from covr_jax.agent import Agent, pick
 from covr_jax.checkpoint import load_params, save_params
 from covr_jax.config import Config
+from covr_jax.methods import BASES
+from covr_jax.networks import PLAIN
 from covr_jax.types import Params
 from experiments.run_directory import write_json
 
@@ -37,6 +39,8 @@ def fits(config: Config, action_dim: int, action_repeat: int) -> dict[str, Any]:
         "env.action_repeat": action_repeat,
     }
     sizes = {f"learner.{name}": getattr(learner, name) for name in SIZES}
+    if BASES[learner.base].networks != PLAIN:  # the others' critics are alike
+        shared["learner.base"] = learner.base
     return shared | {name: list(size) if isinstance(size, tuple) else size for name, size in sizes.items()}
 
 
@@ -59,8 +63,9 @@ def load(folder: Path, config: Config, action_dim: int, action_repeat: int) -> t
         made_for = manifest["fits"].get(name)
         if made_for != value:
             raise ValueError(f"{folder} was made for {name}={made_for}, this run has {value}")
-    agent = Agent(config.learner, action_dim, config.env.frame_stack, {})
-    like = jax.eval_shape(lambda: pick(agent.create(jax.random.PRNGKey(0)), CRITIC))
+    base = BASES[config.learner.base]
+    agent = Agent(config.learner, action_dim, config.env.frame_stack, {}, base.networks, base.sight.pictures)
+    like = jax.eval_shape(lambda: pick(agent.create(jax.random.PRNGKey(0)), agent.critic_parts))
     try:
         params = load_params(folder / "params", like)
     except (FileNotFoundError, ValueError) as error:

@@ -52,11 +52,17 @@ def td_target(
     return jax.lax.stop_gradient(reward + discount * not_done * soft_value)
 
 
-def critic_loss(q1: jax.Array, q2: jax.Array, target: jax.Array) -> jax.Array:
-    """Sum over the two critics of the mean squared error to the target [B] (COVR, Eq. 2; S12)."""
+def critic_loss(q1: jax.Array, q2: jax.Array, target: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+    """Sum over the two critics of the mean squared error to the target [B] (COVR, Eq. 2; S12).
+
+    ``weight`` [B] multiplies each transition's error (PER's importance weights); None: ones.
+    """
     chex.assert_rank([q1, q2, target], 1)
     chex.assert_equal_shape([q1, q2, target])
-    return jnp.mean((q1 - target) ** 2) + jnp.mean((q2 - target) ** 2)
+    if weight is None:
+        return jnp.mean((q1 - target) ** 2) + jnp.mean((q2 - target) ** 2)
+    chex.assert_equal_shape([q1, weight])
+    return jnp.mean(weight * (q1 - target) ** 2) + jnp.mean(weight * (q2 - target) ** 2)
 
 
 def actor_loss(log_prob: jax.Array, q1: jax.Array, q2: jax.Array, alpha: jax.Array) -> jax.Array:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from covr_jax.types import Batch
+from covr_jax.replay.samplers import Sampler, Uniform
+from covr_jax.types import Batch, Sequence
 
 # Per slot, besides the frame.
 FIELDS = (
     "actions", "rewards", "not_done", "acted", "episode", "prior_actions", "prior_ok", "prior_version", "prior_age"
 )  # fmt: skip
+_TRIES = 1000  # to draw sequences that no episode's end breaks
 COUNTERS = ("next", "first", "transitions", "open")
 
 
@@ -32,18 +34,32 @@ class ReplayBuffer:
         frame_shape: (H, W, 3).
         action_dim: A.
         frame_stack: S.
+        sampler: how transitions are chosen; uniformly without one.
+        remembers: batches hold the decision before (``previous_action``, ``previous_ok``, one frame more).
+        sequences: (C, T); batches hold C runs of T consecutive observations.
 
     ``trusted_from``: labels of earlier tuning iterations do not reach a batch (C11); they stay stored.
 
     Raises ValueError for a capacity below 1.
     """
 
-    def __init__(self, capacity: int, frame_shape: tuple[int, int, int], action_dim: int, frame_stack: int):
+    def __init__(
+        self,
+        capacity: int,
+        frame_shape: tuple[int, int, int],
+        action_dim: int,
+        frame_stack: int,
+        sampler: Sampler | None = None,
+        remembers: bool = False,
+        sequences: tuple[int, int] | None = None,
+    ):
         if capacity < 1:
             raise ValueError(f"replay.capacity must be at least 1, got {capacity}")
         self.trusted_from: float = 0
         self._capacity = capacity
-        self._slots = capacity + frame_stack  # the oldest transition's stack, and the newest frame
+        self._remembers, self._sequences = remembers, sequences
+        back = frame_stack + remembers - 1  # frames before o's newest one
+        self._slots = capacity + back + 1  # the oldest transition's stack, and the newest frame
         self._shape = tuple(frame_shape)
         # Flat, for NumPy gathers long rows with one copy each; zeros, for their pages are taken when written.
         self._frames = np.zeros((self._slots, math.prod(frame_shape)), np.uint8)
@@ -56,11 +72,14 @@ class ReplayBuffer:
         self._prior_ok = np.zeros(self._slots, bool)
         self._prior_version = np.zeros(self._slots, np.int32)
         self._prior_age = np.zeros(self._slots, np.int32)  # decisions since the question
-        self._window = np.arange(1 - frame_stack, 2)  # from the oldest stacked frame to the next one
+        self._window = np.arange(-back, 2)  # from the oldest frame that is seen to the next one
+        self._run = np.arange(1 - frame_stack, sequences[1] if sequences else 0)  # frames of a sequence
         self._next = 0  # id of the next frame
         self._first = 0  # oldest id whose whole stack is there
         self._transitions = 0  # in [_first, _next)
         self._open = False
+        self._sampler = sampler or Uniform()
+        self._sampler.attach(self._slots)
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
@@ -91,6 +110,7 @@ class ReplayBuffer:
         self._actions[slot], self._rewards[slot], self._not_done[slot] = action, reward, not_done
         self._acted[slot] = True
         self._transitions += 1
+        self._sampler.added(slot)
         self._append(next_frame, self._episode[slot])
         self._open = not last
         return transition
@@ -115,28 +135,86 @@ class ReplayBuffer:
             self._prior_actions[slot], self._prior_ok[slot] = 0.0 if action is None else action, ok
             self._prior_version[slot], self._prior_age[slot] = version, age
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
-        """B transitions, uniformly and with replacement; a function of the content and the generator's state.
+    def sample(self, batch_size: int, rng: np.random.Generator, progress: float = 0.0) -> Batch:
+        """B transitions, with replacement, chosen by the sampler; a function of the content and the generator's state.
 
-        Raises ValueError if there is no transition yet.
+        ``progress``: share of the run that is done, for samplers that change on the way. Raises ValueError if there is
+        no transition yet, or no sequence.
         """
         if not self._transitions:
             raise ValueError("the replay holds no transition yet")
-        ids = rng.integers(self._first, self._next, batch_size)
-        # Drawn again where an episode's last frame was hit: a few in a thousand.
-        while len(idle := np.flatnonzero(~self._acted[ids % self._slots])):
-            ids[idle] = rng.integers(self._first, self._next, len(idle))
+        ids, weight = self._sampler.draw(self, batch_size, rng, progress)
         slots = ids % self._slots
         window = np.maximum(ids[:, None] + self._window, self._episode[slots][:, None])
         ok = self._prior_ok[slots] & (self._prior_version[slots] >= self.trusted_from)
-        return Batch(
+        batch = Batch(
             frames=self._frames[window % self._slots].reshape(*window.shape, *self._shape),
             action=self._actions[slots],
             reward=self._rewards[slots],
             not_done=self._not_done[slots],
             prior_action=np.where(ok[:, None], self._prior_actions[slots], np.float32(0)),
             prior_ok=ok.astype(np.float32),
+            weight=weight,
+            sequence=self._draw_sequences(rng) if self._sequences else None,
         )
+        if not self._remembers:
+            return batch
+        came = ids > self._episode[slots]  # a decision came before
+        before = np.where(came[:, None], self._actions[(ids - 1) % self._slots], np.float32(0))
+        return batch._replace(previous_action=before, previous_ok=came.astype(np.float32))
+
+    def feed_back(self, td_errors: np.ndarray) -> None:
+        """Hands the sampler the TD errors float [K, B] of the last K batches, in their order."""
+        self._sampler.feed_back(self, td_errors)
+
+    def uniform(self, size: int, rng: np.random.Generator, newest: int | None = None) -> np.ndarray:
+        """Ids [size] of transitions, uniformly and with replacement; among the ``newest`` frames only, if given."""
+        first = self._first
+        if newest is not None:
+            recent = np.arange(max(first, self._next - newest), self._next)
+            first = recent[0] if self._acted[recent % self._slots].any() else first
+        ids = rng.integers(first, self._next, size)
+        # Drawn again where an episode's last frame was hit: a few in a thousand.
+        while len(idle := np.flatnonzero(~self._acted[ids % self._slots])):
+            ids[idle] = rng.integers(first, self._next, len(idle))
+        return ids
+
+    def _draw_sequences(self, rng: np.random.Generator) -> Sequence:
+        """C runs of T observations that start anywhere, none across an episode's end."""
+        count, length = self._sequences
+        end = self._next - length + 1  # after the newest possible start
+        starts, broken = np.zeros(count, np.int64), np.arange(count)
+        for _ in range(_TRIES if end > self._first else 0):
+            starts[broken] = rng.integers(self._first, end, len(broken))
+            ends = starts + length - 1
+            broken = np.flatnonzero(self._episode[starts % self._slots] != self._episode[ends % self._slots])
+            if not len(broken):
+                break
+        if len(broken):
+            raise ValueError(
+                f"the replay holds too few runs of {length} observations; let run.random_decisions be longer"
+            )
+        window = np.maximum(starts[:, None] + self._run, self._episode[starts % self._slots][:, None])
+        acted = (starts[:, None] + np.arange(length - 1)) % self._slots
+        return Sequence(self._frames[window % self._slots].reshape(*window.shape, *self._shape), self._actions[acted])
+
+    def transition_ids(self, slots: np.ndarray) -> np.ndarray:
+        """Ids of the frames that slots int [N] hold now."""
+        newest = self._next - 1
+        return newest - (newest - slots) % self._slots
+
+    def sampled(self, ids: np.ndarray) -> np.ndarray:
+        """bool [N]: whether the transition of that id can be sampled."""
+        return (ids >= self._first) & (ids < self._next) & self._acted[ids % self._slots]
+
+    @property
+    def episode_lengths(self) -> tuple[int, int]:
+        """Frames of the running episode, and transitions of the last one that ended; 0 where there is none."""
+        running = self.running
+        end = running.start if running else self._next
+        if not self.contains(end - 1):
+            return len(running), 0
+        return len(running), int(end - 1 - self._episode[(end - 1) % self._slots])
 
     def contains(self, ids: np.ndarray | int) -> np.ndarray:
         """bool, of ids' shape: whether the frame of that id has not been overwritten."""
@@ -158,9 +236,11 @@ class ReplayBuffer:
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs besides the frames of ``held``; its arrays are views."""
         used = min(self._next, self._slots)
-        return {name: getattr(self, f"_{name}")[:used] for name in FIELDS} | {
-            name: int(getattr(self, f"_{name}")) for name in COUNTERS
-        }
+        return (
+            {name: getattr(self, f"_{name}")[:used] for name in FIELDS}
+            | {name: int(getattr(self, f"_{name}")) for name in COUNTERS}
+            | {"sampler": self._sampler.state(used)}
+        )
 
     def restore(self, state: dict[str, Any], blocks: Iterable[tuple[int, np.ndarray]]) -> None:
         """Makes an empty buffer what another of the same shape was.
@@ -176,6 +256,7 @@ class ReplayBuffer:
             getattr(self, f"_{name}")[:used] = _shaped(name, state[name], getattr(self, f"_{name}")[:used].shape)
         for name in COUNTERS:
             setattr(self, f"_{name}", type(getattr(self, f"_{name}"))(state[name]))
+        self._sampler.restore(state.get("sampler", {}), used)
         missing = len(self.held)
         for first, frames in blocks:
             ids = np.arange(first, first + len(frames))
@@ -210,6 +291,7 @@ class ReplayBuffer:
         self._next += 1
         if self._next - 1 - self._first > self._capacity:
             self._transitions -= int(self._acted[self._first % self._slots])
+            self._sampler.dropped(self._first % self._slots)
             self._first += 1
         self._frames[slot] = frame
         self._episode[slot] = episode

@@ -12,6 +12,7 @@ import numpy as np
 
 from covr_jax.config import Config
 from covr_jax.methods import BASES, METHODS
+from covr_jax.replay.samplers import Prioritised, Recent
 from experiments.configuration import as_text
 from experiments.configuration_values import field_types
 from experiments.json_lines import number
@@ -22,6 +23,7 @@ from experiments.report_page.run_data import Line, RunData, elapsed
 # Fields that change neither what is learnt nor how: they make no group of their own.
 ASIDE = ("run.seed", "run.video", "run.log_every", "run.eval_every", "run.eval_episodes", "env.name",
          "prior.deadline_s", "prior.required", "rounds.deadline_s")  # fmt: skip
+SAMPLER_FIELDS = {Prioritised: "replay.per_", Recent: "replay.ere_"}  # read by these alone
 
 
 LONGEST_LABEL = 45
@@ -147,6 +149,9 @@ def relevant(config: Config) -> dict[str, Any]:
         unread += ["rounds."]
     if base.auxiliary is None:
         unread += ["learner.decoder_", "learner.model_hidden_dim"]
+    if not base.sequence:
+        unread += ["learner.sequence_batch_size"]
+    unread += [prefix for sampler, prefix in SAMPLER_FIELDS.items() if base.sampler is not sampler]
     return {
         path: functools.reduce(getattr, path.split("."), config)
         for path in field_types()

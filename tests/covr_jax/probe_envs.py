@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from covr_jax.types import Batch
+from covr_jax.methods import Base
+from covr_jax.replay import ReplayBuffer
+from covr_jax.types import Batch, Sequence
 
 LEFT, RIGHT, TOP, BOTTOM = range(4)
 
@@ -32,14 +34,41 @@ class Transitions(NamedTuple):
     next_state: np.ndarray
 
 
-def fill(task: Callable, rng: np.random.Generator, shape: tuple[int, ...], side: int) -> Batch:
-    """Transitions of random states and uniform actions, as replay would hand them over."""
+def fill(task: Callable, rng: np.random.Generator, shape: tuple[int, ...], side: int, base: Base) -> Batch:
+    """Transitions of random states and uniform actions, as replay would hand them over to that base.
+
+    What came before a state, and what follows in sequences, is random and tells nothing.
+    """
     action = rng.uniform(-1, 1, shape).astype(np.float32)
     t = task(rng, action)
     frames = np.stack([pictures(t.state, side), pictures(t.next_state, side)], axis=len(shape))
     zeros = np.zeros(shape, np.float32)
     reward, not_done = (np.broadcast_to(np.float32(x), shape).astype(np.float32) for x in (t.reward, t.not_done))
-    return Batch(frames, action[..., None], reward, not_done, zeros[..., None], zeros)
+    batch = Batch(frames, action[..., None], reward, not_done, zeros[..., None], zeros)
+    if base.sight.remembers:
+        before = pictures(rng.integers(0, 4, shape), side)[..., None, :, :, :]
+        came = rng.integers(0, 2, shape).astype(np.float32)
+        previous = (came * rng.uniform(-1, 1, shape)).astype(np.float32)[..., None]
+        batch = batch._replace(
+            frames=np.concatenate([before, frames], axis=len(shape)), previous_action=previous, previous_ok=came
+        )
+    if base.sequence:
+        runs = (*shape[:-1], shape[-1] // 4)
+        shown = pictures(rng.integers(0, 4, (*runs, base.sequence)), side)
+        steps = rng.uniform(-1, 1, (*runs, base.sequence - 1, 1)).astype(np.float32)
+        batch = batch._replace(sequence=Sequence(shown, steps))
+    return batch
+
+
+def replayed(task: Callable, rng: np.random.Generator, replay: ReplayBuffer, count: int, side: int) -> None:
+    """Puts ``count`` transitions into a replay, each an episode of its own."""
+    action = rng.uniform(-1, 1, count).astype(np.float32)
+    t = task(rng, action)
+    before, after = pictures(t.state, side), pictures(t.next_state, side)
+    reward, not_done = (np.broadcast_to(np.float32(x), (count,)) for x in (t.reward, t.not_done))
+    for i in range(count):
+        replay.begin(before[i])
+        replay.add(action[i : i + 1], float(reward[i]), float(not_done[i]), after[i], True)
 
 
 def time_limit_or_terminal(rng: np.random.Generator, action: np.ndarray) -> Transitions:

@@ -25,7 +25,7 @@ def learner_and_state(seed: int = 0, **changes):
 def after_actor_step(batch_seed: int = 1, **changes):
     learner, state = learner_and_state(**changes)
     batch = tiny.batch(BASE, batch_seed)
-    views, noise = learner.draw(state, batch.frames)
+    views, noise = learner.draw(state, batch)
     return learner, state, jax.jit(learner.actor_step)(state, batch, views, noise), (batch, views, noise)
 
 
@@ -149,7 +149,7 @@ def test_rsf_draws_its_gate_anew_in_every_update():
     labelled = first[3][0].prior_ok > 0
     uniform = np.asarray(first[3][2].uniform)
     assert float(first[2].actor_metrics["gate_mean"]) == pytest.approx(uniform[labelled].mean(), rel=1e-5)
-    later = first[0].draw(first[1].replace(updates=jnp.int32(1)), first[3][0].frames)[1].uniform
+    later = first[0].draw(first[1].replace(updates=jnp.int32(1)), first[3][0])[1].uniform
     assert not np.array_equal(uniform, later)
 
 

@@ -107,7 +107,7 @@ def test_each_step_moves_its_own_parameters(base):
     learner = tiny.learner(base)
     state = learner.init(0, tiny.RENDER[base])
     batch = tiny.batch(base, 5)
-    views, noise = learner.draw(state, batch.frames)
+    views, noise = learner.draw(state, batch)
     after, _ = jax.jit(learner.critic_step)(state, batch, views, noise)
     assert changed(state.params, after.params) == {"conv", "critic_head", "critic"}
     assert changed(state.opt, after.opt) == {"critic"}
@@ -194,9 +194,9 @@ def test_seeds_and_counters_decide_the_random_numbers():
     states = [learner.init(seed, 24) for seed in (0, 0, 1)]
     assert_same_bits(states[0], states[1])
     assert "actor" in changed(states[0].params, states[2].params)
-    frames = tiny.batch("rad", 0).frames
-    draws = [learner.draw(state, frames) for state in (states[0], states[1], states[2])]
-    later = learner.draw(states[0].replace(updates=jnp.int32(1)), frames)
+    batch = tiny.batch("rad", 0)
+    draws = [learner.draw(state, batch) for state in (states[0], states[1], states[2])]
+    later = learner.draw(states[0].replace(updates=jnp.int32(1)), batch)
     assert_same_bits(draws[0], draws[1])
     for other in (draws[2], later):
         assert not np.array_equal(draws[0][1].actor, other[1].actor)
@@ -224,7 +224,7 @@ def test_actions():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"base": "drq"}, "base 'drq' is unknown; allowed: sac, rad, deepmdp"),
+        ({"base": "planet"}, "base 'planet' is unknown; allowed: sac, rad, deepmdp, drq"),
         ({"method": "magic"}, "method 'magic' is unknown; allowed: none, dpl, rsf, covr, erpv, covr_vpg, "),
         ({"augmentation": "none"}, "augmentation 'none' is none of base 'rad'; allowed: translate, crop"),
         ({"guidance": GuidanceConfig(action="stored")}, "allowed: sample, mean"),
@@ -245,7 +245,7 @@ def test_frames_that_do_not_fit():
 
 
 def test_the_table():
-    assert set(BASES) == {"sac", "rad", "deepmdp"}
+    assert {"sac", "rad", "deepmdp", "drq", "svea", "madi", "curl", "per", "ere", "resact"} <= set(BASES)
     assert not METHODS["none"].asks_prior and METHODS["none"].actor_term is None
     assert METHODS["dpl"].asks_prior and not METHODS["dpl"].tunes_prior
     assert METHODS["covr"].asks_prior and METHODS["covr"].tunes_prior

@@ -6,18 +6,22 @@ import jax
 import numpy as np
 import pytest
 
+from covr_jax.config import ReplayConfig
 from covr_jax.learner import Learner
+from covr_jax.methods import BASES
+from covr_jax.replay import ReplayBuffer
+from covr_jax.types import Observation
 from tests.covr_jax import probe_envs, tiny
 from tests.covr_jax.probe_envs import BOTTOM, LEFT, RIGHT, TOP
 
 DISCOUNT, BATCH, FUSED = 0.5, 32, 50
-RENDER = {"sac": 12, "rad": 14, "deepmdp": 12}
+RENDER = dict.fromkeys(BASES, 12) | dict.fromkeys(("rad", "curl", "spr"), 14) | {"resact": 10}
+SLOW = [base for base in BASES if base not in tiny.BASES]
 
 
-@pytest.fixture(scope="module", params=tiny.BASES)
-def learner(request) -> Learner:
+def learner_of(base: str) -> Learner:
     config = tiny.config(
-        request.param,
+        base,
         method="none",
         image_size=12,
         hidden_dim=64,
@@ -34,21 +38,26 @@ def learner(request) -> Learner:
     return Learner(config, action_dim=1, frame_stack=1)
 
 
+@pytest.fixture(scope="module", params=[*tiny.BASES, *(pytest.param(base, marks=pytest.mark.slow) for base in SLOW)])
+def learner(request) -> Learner:
+    return learner_of(request.param)
+
+
 class Answer:
     """What a trained learner says of a state."""
 
     def __init__(self, learner: Learner, params) -> None:
         self.learner, self.params = learner, params
 
-    def stack(self, state: int) -> np.ndarray:
-        return probe_envs.pictures(np.array([state]), RENDER[self.learner.config.base])
+    def seen(self, state: int):
+        frame = probe_envs.pictures(np.array(state), RENDER[self.learner.config.base])
+        return self.learner.seen([Observation(frame, frame, {})])
 
     def action(self, state: int) -> float:
-        return float(self.learner.mean_action(self.params, self.stack(state))[0, 0])
+        return float(self.learner.mean_action(self.params, self.seen(state))[0, 0])
 
     def value(self, state: int, action: float) -> float:
-        at = (RENDER[self.learner.config.base] - 12) // 2
-        view = self.stack(state)[:, at : at + 12, at : at + 12]
+        view, _ = self.learner.base.sight.acting(self.learner.augmentation, self.seen(state), 12)
         features = self.learner.agent.features(self.params, view)
         q1, q2 = self.learner.agent.values(self.params, features, np.array([[action]], np.float32))
         assert abs(float(q1[0] - q2[0])) < 0.3
@@ -60,7 +69,8 @@ def train(learner: Learner, task, updates: int) -> Answer:
     side = RENDER[learner.config.base]
     state = learner.init(0, side)
     for _ in range(updates // FUSED):
-        state, metrics = learner.update_many(state, probe_envs.fill(task, rng, (FUSED, BATCH), side))
+        batches = probe_envs.fill(task, rng, (FUSED, BATCH), side, learner.base)
+        state, metrics = learner.update_many(state, batches)
     assert all(np.all(np.isfinite(values)) for values in jax.tree.leaves(metrics))
     return Answer(learner, state.params)
 
@@ -92,3 +102,21 @@ def test_two_step_credit(learner):
     assert answer.value(LEFT, 0.8) == pytest.approx(DISCOUNT, abs=0.15)
     assert answer.value(LEFT, -0.8) == pytest.approx(-DISCOUNT, abs=0.15)
     assert answer.action(LEFT) > 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["per", "ere"])
+def test_reward_by_picture_through_the_replays_sampler(base):
+    learner, side, rng = learner_of(base), RENDER[base], np.random.default_rng(0)
+    replay = ReplayBuffer(5000, (side, side, 3), 1, 1, sampler=learner.base.sampler(ReplayConfig(ere_minimum=500)))
+    state = learner.init(0, side)
+    for i in range(600):
+        probe_envs.replayed(probe_envs.reward_by_picture, rng, replay, 10, side)
+        batch = replay.sample(BATCH, np.random.default_rng(i), i / 600)
+        assert (batch.weight is not None) == learner.base.sampler.wants_errors
+        state, metrics = learner.update(state, batch)
+        if learner.base.sampler.wants_errors:
+            replay.feed_back(np.asarray(metrics["td_error"])[None])
+    answer = Answer(learner, state.params)
+    assert answer.action(TOP) == pytest.approx(0.6, abs=0.2)
+    assert answer.action(BOTTOM) == pytest.approx(-0.6, abs=0.2)

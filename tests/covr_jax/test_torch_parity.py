@@ -20,8 +20,18 @@ CASES = {
     "rad": {},
     "deepmdp": {"guidance": GuidanceConfig(action="mean", reduction="mean")},
     "erpv": {"base": "deepmdp", "method": "erpv"},
+    "drq": {},
+    "svea": {},
+    "madi": {},
+    "curl": {},
+    "per": {},
+    "resact": {"guidance": GuidanceConfig(action="mean")},
 }
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
+# Of the rest the losses and gradients below are the same, and the steps after them DeepMDP's.
+STEPPED = [
+    pytest.param(case, marks=pytest.mark.slow if case in ("drq", "svea", "madi", "per") else ()) for case in CASES
+]
 
 
 def pair(case):
@@ -58,7 +68,7 @@ def compare_trees(twin, tree, owner, read, tolerance):
 def test_losses_and_gradients_agree(case):
     learner, state, twin = pair(case)
     batch = tiny.batch(learner.config.base, seed=1)
-    views, noise = learner.draw(state, batch.frames)
+    views, noise = learner.draw(state, batch)
 
     def gradient(parameter):
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -72,7 +82,7 @@ def test_losses_and_gradients_agree(case):
     loss.backward()
     assert float(metrics["critic_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
     mean = jax.tree.map(lambda m: m / 0.1, moments(after.opt["critic"]))
-    assert set(mean) == {"conv", "critic_head", "critic"}
+    assert set(mean) == {"conv", "critic_head", "critic"} | ({"masker"} if case == "madi" else set())
     compare_trees(twin, mean, twin, gradient, 1e-4)
 
     if learner.base.auxiliary:
@@ -85,12 +95,15 @@ def test_losses_and_gradients_agree(case):
         mean = jax.tree.map(lambda m: m / 0.1, moments(after.opt["encoder"]))
         assert set(mean) == {"conv", "critic_head"}
         compare_trees(twin, mean, twin, gradient, 1e-4)
-        mean = jax.tree.map(
-            lambda m, p: m / 0.1 - learner.config.decoder_weight_decay * p,
-            moments(after.opt["decoder"]),
-            {name: state.params[name] for name in ("transition", "reward")},
-        )
+        heads = moments(after.opt["decoder"])
+        decay = 0.0 if case == "curl" else learner.config.decoder_weight_decay
+        mean = jax.tree.map(lambda m, p: m / 0.1 - decay * p, heads, {name: state.params[name] for name in heads})
         compare_trees(twin, mean, twin, gradient, 1e-4)
+        if case == "curl":
+            assert set(heads) == {"conv", "critic_head", "contrast"}
+            assert relative(twin.contrast.grad, mean["contrast"]["weight"]) < 1e-4
+        else:
+            assert set(heads) == {"transition", "reward"}
 
     clear()
     after = jax.jit(learner.actor_step)(state, batch, views, noise)
@@ -117,18 +130,20 @@ def test_losses_and_gradients_agree(case):
     assert float(moments(after.opt["alpha"])) / 0.5 == pytest.approx(float(twin.log_alpha.grad), rel=1e-4)
 
 
-@EVERY_CASE
+@pytest.mark.parametrize("case", STEPPED)
 def test_five_updates_agree(case):
     learner, state, twin = pair(case)
     step = jax.jit(learner.step)
     for seed in range(5):
         batch = tiny.batch(learner.config.base, seed)
-        views, noise = learner.draw(state, batch.frames)
+        views, noise = learner.draw(state, batch)
         state, metrics = step(state, batch, views, noise)
         for name, loss in twin.update(batch, views, noise).items():
             assert float(metrics[name]) == pytest.approx(loss, rel=1e-3), name
     compare_trees(twin, state.params, twin, lambda p: p.detach(), 1e-3)
     compare_trees(twin, state.target, twin.target, lambda p: p.detach(), 1e-3)
+    if case == "curl":
+        assert relative(twin.contrast.detach(), state.params["contrast"]["weight"]) < 1e-3
     assert float(state.params["log_alpha"]) == pytest.approx(float(twin.log_alpha.detach()), rel=1e-3)
 
 

@@ -6,13 +6,14 @@ import dataclasses
 
 import numpy as np
 
+from covr_jax import methods
 from covr_jax.config import LearnerConfig
 from covr_jax.learner import Learner
-from covr_jax.types import Batch
+from covr_jax.types import Batch, Sequence
 
-BASES = ("sac", "rad", "deepmdp")
-RENDER = {"sac": 20, "rad": 24, "deepmdp": 20}
-AUGMENTATION = {"sac": "none", "rad": "crop", "deepmdp": "none"}
+BASES = ("sac", "rad", "deepmdp")  # of the tests that run over every kind of update
+RENDER = dict.fromkeys(methods.BASES, 20) | dict.fromkeys(("rad", "curl", "spr"), 24) | {"resact": 16}
+AUGMENTATION = {"sac": "none", "rad": "crop", "deepmdp": "none"}  # others: the base's first
 ACTION_DIM, STACK = 2, 3
 
 
@@ -37,15 +38,30 @@ def learner(base: str, **changes) -> Learner:
 
 
 def batch(base: str, seed: int, size: int = 16, leading: tuple[int, ...] = ()) -> Batch:
-    """Random transitions [*leading, size]; a quarter are terminal, half hold a label."""
+    """Random transitions [*leading, size]; a quarter are terminal, half hold a label, as many follow another one."""
     rng = np.random.default_rng(seed)
-    shape, side = (*leading, size), RENDER[base]
+    row, shape, side = methods.BASES[base], (*leading, size), RENDER[base]
     prior_ok = rng.integers(0, 2, shape).astype(np.float32)
-    return Batch(
-        frames=rng.integers(0, 256, (*shape, STACK + 1, side, side, 3), dtype=np.uint8),
+    batch = Batch(
+        frames=rng.integers(0, 256, (*shape, STACK + 1 + row.sight.remembers, side, side, 3), dtype=np.uint8),
         action=rng.uniform(-1, 1, (*shape, ACTION_DIM)).astype(np.float32),
         reward=rng.normal(size=shape).astype(np.float32),
         not_done=(rng.uniform(size=shape) > 0.25).astype(np.float32),
         prior_action=rng.uniform(-1, 1, (*shape, ACTION_DIM)).astype(np.float32) * prior_ok[..., None],
         prior_ok=prior_ok,
     )
+    if row.sight.remembers:
+        came = rng.integers(0, 2, shape).astype(np.float32)
+        previous = rng.uniform(-1, 1, (*shape, ACTION_DIM)).astype(np.float32) * came[..., None]
+        batch = batch._replace(previous_action=previous, previous_ok=came)
+    if row.sampler.wants_errors:
+        batch = batch._replace(weight=rng.uniform(0.2, 1, shape).astype(np.float32))
+    if row.sequence:
+        runs = (*leading, size // 2)
+        batch = batch._replace(
+            sequence=Sequence(
+                rng.integers(0, 256, (*runs, STACK + row.sequence - 1, side, side, 3), dtype=np.uint8),
+                rng.uniform(-1, 1, (*runs, row.sequence - 1, ACTION_DIM)).astype(np.float32),
+            )
+        )
+    return batch

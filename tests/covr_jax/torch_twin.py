@@ -1,8 +1,8 @@
 """A plain PyTorch agent that does what ``covr_jax.learner`` does, written from the methods' descriptions alone.
 
-SAC from pixels (no augmentation of its own: views come in), RAD (the same on augmented views) and DeepMDP, with
-COVR's guidance term or ERPv's gate and temperature penalty. It shares no code with the learner but its configuration,
-so that both check each other.
+SAC from pixels (no augmentation of its own: views come in), RAD (the same on augmented views), DeepMDP, DrQ, SVEA,
+MaDi, CURL, ResAct and PER, with COVR's guidance term or ERPv's gate and temperature penalty. It shares no code with the
+learner but its configuration, so that both check each other.
 """
 
 from __future__ import annotations
@@ -41,11 +41,28 @@ def _model_head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
+class Change(nn.Module):
+    """ResAct's encoder: what one stack of convolutions sees now less what another one saw before."""
+
+    def __init__(self, newer: nn.Sequential, older: nn.Sequential) -> None:
+        super().__init__()
+        self.newer, self.older = newer, older
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        now, before = pixels.chunk(2, dim=1)
+        return self.newer(now) - self.older(before)
+
+
+VIEW_WEIGHTS = {"drq": (1.0, 1.0), "svea": (0.5, 0.5), "madi": (0.5, 0.5)}
+TANH = ("drq", "svea", "madi")
+
+
 class TorchTwin:
     """``update(batch, views, noise)`` is one update; its arrays are NumPy's, laid out as the learner's."""
 
     def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int) -> None:
         self.config, self.action_dim, self.updates = config, action_dim, 0
+        self.residual = config.base == "resact"
         layers, channels, size = [], 3 * frame_stack, config.image_size
         for filters, kernel, stride in zip(config.filters, config.kernels, config.strides, strict=True):
             layers += [nn.Conv2d(channels, filters, kernel, stride), nn.ReLU()]
@@ -53,10 +70,18 @@ class TorchTwin:
         self.map_shape = (channels, size, size)
         width, features, hidden = channels * size * size, config.feature_dim, config.hidden_dim
         self.conv = nn.Sequential(*layers, nn.Flatten())
-        self.critic_head = nn.Sequential(nn.Linear(width, features), nn.LayerNorm(features))
+        if self.residual:
+            self.conv = Change(self.conv, copy.deepcopy(self.conv))
+        last = [nn.Tanh()] if config.base in TANH else []
+        self.critic_head = nn.Sequential(nn.Linear(width, features), nn.LayerNorm(features), *last)
         self.critic = nn.ModuleDict({name: _mlp(features + action_dim, hidden, 1) for name in ("q1", "q2")})
         self.actor_head = copy.deepcopy(self.critic_head)
-        self.actor = _mlp(features, hidden, 2 * action_dim)
+        self.actor = _mlp(features + (action_dim if self.residual else 0), hidden, 2 * action_dim)
+        self.masker = nn.Sequential(
+            nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 1, 3, padding=1), nn.Sigmoid(),
+        )  # fmt: skip
+        self.contrast = nn.Parameter(torch.zeros(features, features))
         for module in (self.conv, self.critic_head, self.critic, self.actor_head, self.actor):
             _orthogonal(module)
         self.log_alpha = torch.tensor(math.log(config.initial_temperature), requires_grad=True)
@@ -68,14 +93,16 @@ class TorchTwin:
         encoder = [*self.conv.parameters(), *self.critic_head.parameters()]
         adam = torch.optim.Adam
         self.optimisers = {
-            "critic": adam([*encoder, *self.critic.parameters()], config.critic_lr),
+            "critic": adam([*encoder, *self.critic.parameters(), *self.masker.parameters()], config.critic_lr),
             "actor": adam([*self.actor_head.parameters(), *self.actor.parameters()], config.actor_lr),
             "alpha": adam([self.log_alpha], config.alpha_lr, betas=(config.alpha_beta1, 0.999)),
             "encoder": adam(encoder, config.encoder_lr),
             "decoder": adam(
-                [*self.transition.parameters(), *self.reward.parameters()],
+                [*encoder, self.contrast]
+                if config.base == "curl"
+                else [*self.transition.parameters(), *self.reward.parameters()],
                 config.decoder_lr,
-                weight_decay=config.decoder_weight_decay,
+                weight_decay=0.0 if config.base == "curl" else config.decoder_weight_decay,
             ),
         }
 
@@ -83,20 +110,32 @@ class TorchTwin:
 
     @torch.no_grad()
     def act(self, view: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        mean, log_std = self.policy(self.conv(self.pixels(view)))
+        mean, log_std = self.policy(self.conv(self.see(view)))
         return torch.tanh(mean if noise is None else mean + log_std.exp() * torch.tensor(noise)).numpy()
 
     @staticmethod
     def pixels(view: np.ndarray) -> torch.Tensor:
         return torch.tensor(np.asarray(view)).permute(0, 3, 1, 2).contiguous().float() / 255.0
 
-    def policy(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, raw = self.actor(self.actor_head(features)).chunk(2, dim=-1)
-        low, high = self.config.log_std_min, self.config.log_std_max
-        return mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+    def see(self, view: np.ndarray) -> torch.Tensor:
+        """Pixels; under MaDi each frame times its soft mask."""
+        pixels = self.pixels(view)
+        if self.config.base != "madi":
+            return pixels
+        frames = pixels.reshape(-1, 3, *pixels.shape[2:])
+        return (frames * self.masker(frames)).reshape(pixels.shape)
 
-    def sample(self, features: torch.Tensor, noise: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        mean, log_std = self.policy(features)
+    def policy(self, features: torch.Tensor, previous=None) -> tuple[torch.Tensor, torch.Tensor]:
+        latent = self.actor_head(features)
+        if self.residual:
+            previous = torch.tensor(np.asarray(previous))
+            latent = torch.cat([latent, previous], dim=-1)
+        mean, raw = self.actor(latent).chunk(2, dim=-1)
+        low, high = self.config.log_std_min, self.config.log_std_max
+        return previous + mean if self.residual else mean, low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+
+    def sample(self, features: torch.Tensor, noise: np.ndarray, previous) -> tuple[torch.Tensor, ...]:
+        mean, log_std = self.policy(features, previous)
         noise = torch.tensor(np.asarray(noise))
         action = torch.tanh(mean + log_std.exp() * noise)
         log_prob = (-0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -110,22 +149,37 @@ class TorchTwin:
 
     # Losses of one batch; nothing is stepped.
 
+    @torch.no_grad()
+    def td_target(self, batch: Any, view: np.ndarray, noise: np.ndarray) -> torch.Tensor:
+        next_pixels = self.see(view)
+        next_action, next_log_prob, _ = self.sample(self.conv(next_pixels), noise, batch.action)
+        target_features = self.target["conv"](next_pixels)
+        q1, q2 = self.values(self.target["critic_head"], self.target["critic"], target_features, next_action)
+        soft_value = torch.min(q1, q2) - self.log_alpha.exp() * next_log_prob
+        return torch.tensor(batch.reward) + self.config.discount * torch.tensor(batch.not_done) * soft_value
+
     def critic_loss(self, batch: Any, views: Any, noise: Any) -> torch.Tensor:
-        with torch.no_grad():
-            next_pixels = self.pixels(views.next_o)
-            next_action, next_log_prob, _ = self.sample(self.conv(next_pixels), noise.target)
-            target_features = self.target["conv"](next_pixels)
-            q1, q2 = self.values(self.target["critic_head"], self.target["critic"], target_features, next_action)
-            soft_value = torch.min(q1, q2) - self.log_alpha.exp() * next_log_prob
-            y = torch.tensor(batch.reward) + self.config.discount * torch.tensor(batch.not_done) * soft_value
-        features = self.conv(self.pixels(views.o))
-        q1, q2 = self.values(self.critic_head, self.critic, features, torch.tensor(batch.action))
-        return F.mse_loss(q1, y) + F.mse_loss(q2, y)
+        y = self.td_target(batch, views.next_o, noise.target)
+        if self.config.base == "drq":
+            y = (y + self.td_target(batch, views.next_copies[0], noise.target_copies[0])) / 2
+        weight = torch.ones_like(y) if batch.weight is None else torch.tensor(batch.weight)
+        total = torch.tensor(0.0)
+        for share, view in zip(VIEW_WEIGHTS.get(self.config.base, (1.0,)), (views.o, *views.copies), strict=True):
+            features = self.conv(self.see(view))
+            q1, q2 = self.values(self.critic_head, self.critic, features, torch.tensor(batch.action))
+            total = total + share * ((weight * (q1 - y) ** 2).mean() + (weight * (q2 - y) ** 2).mean())
+        return total
 
     def auxiliary_losses(self, batch: Any, views: Any) -> dict[str, torch.Tensor]:
-        latent = self.critic_head(self.conv(self.pixels(views.o)))
+        latent = self.critic_head(self.conv(self.see(views.o)))
+        if self.config.base == "curl":
+            with torch.no_grad():
+                positive = self.target["critic_head"](self.target["conv"](self.pixels(views.positive)))
+            logits = latent @ (self.contrast @ positive.T)
+            logits = logits - logits.max(1, keepdim=True).values.detach()
+            return {"contrast_loss": F.cross_entropy(logits, torch.arange(len(logits)))}
         with torch.no_grad():
-            next_latent = self.critic_head(self.conv(self.pixels(views.next_o)))
+            next_latent = self.critic_head(self.conv(self.see(views.next_o)))
         joint = torch.cat([latent, torch.tensor(batch.action)], dim=-1)
         return {
             "transition_loss": 0.5 * F.mse_loss(self.transition(joint), next_latent),
@@ -133,8 +187,8 @@ class TorchTwin:
         }
 
     def actor_losses(self, batch: Any, views: Any, noise: Any) -> dict[str, torch.Tensor]:
-        features = self.conv(self.pixels(views.o)).detach()
-        action, log_prob, mean_action = self.sample(features, noise.actor)
+        features = self.conv(self.see(views.o)).detach()
+        action, log_prob, mean_action = self.sample(features, noise.actor, batch.previous_action)
         q1, q2 = self.values(self.critic_head, self.critic, features, action)
         losses = {"actor_loss": (self.log_alpha.exp().detach() * log_prob - torch.min(q1, q2)).mean()}
         labelled = torch.tensor(batch.prior_ok) > 0
@@ -156,7 +210,7 @@ class TorchTwin:
             with torch.no_grad():
                 latent = self.critic_head(features)
                 predicted = self.transition(torch.cat([latent, prior_action], dim=-1))
-                next_latent = self.critic_head(self.conv(self.pixels(views.next_o)))
+                next_latent = self.critic_head(self.conv(self.see(views.next_o)))
                 distance = (0.5 * (predicted - next_latent) ** 2).mean(-1)
                 target = torch.sigmoid(-(1 / distance.clamp(min=1e-3)).clamp(max=20))
             squared = (self.log_alpha.exp() - target) ** 2
@@ -165,7 +219,7 @@ class TorchTwin:
 
     @torch.no_grad()
     def _joint_gate(self, q_rl, views: Any, prior_action: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-        own = self.value_critic["conv"](self.pixels(views.o))
+        own = self.value_critic["conv"](self.see(views.o))
         q1, q2 = self.values(self.value_critic["critic_head"], self.value_critic["critic"], own, prior_action)
         q_vlm = torch.min(q1, q2)[labelled]
         both = torch.cat([q_rl, q_vlm])
@@ -183,10 +237,8 @@ class TorchTwin:
         config = self.config
         losses = {"critic_loss": self.critic_loss(batch, views, noise)}
         self._step(losses["critic_loss"], "critic")
-        if config.base == "deepmdp":
-            auxiliary = self.auxiliary_losses(batch, views)
-            self._step(auxiliary["transition_loss"] + auxiliary["reward_loss"], "encoder", "decoder")
-            losses |= auxiliary
+        if config.base in ("deepmdp", "resact"):
+            losses |= self._auxiliary_update(batch, views)
         if self.updates % config.actor_period == 0:
             actor = self.actor_losses(batch, views, noise)
             self._step(actor["actor_loss"] + actor.get("guidance_loss", 0.0), "actor")
@@ -197,8 +249,15 @@ class TorchTwin:
                 tau = config.critic_tau if name == "critic" else config.encoder_tau
                 for old, new in zip(target.parameters(), getattr(self, name).parameters(), strict=True):
                     old.data.copy_(tau * new.data + (1 - tau) * old.data)
+        if config.base == "curl":
+            losses |= self._auxiliary_update(batch, views)
         self.updates += 1
         return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _auxiliary_update(self, batch: Any, views: Any) -> dict[str, torch.Tensor]:
+        losses = self.auxiliary_losses(batch, views)
+        self._step(sum(losses.values()), "encoder", "decoder")
+        return losses
 
     # Exchange with the learner's parameter tree.
 
@@ -216,7 +275,11 @@ class TorchTwin:
 
         for name, node in tree.items():
             if name == "conv":
-                pair(pick("conv"), [node[f"layer_{i}"] for i in range(len(self.config.filters))])
+                for part in ("newer", "older") if self.residual else (None,):
+                    stack, nodes = (getattr(pick("conv"), part), node[part]) if part else (pick("conv"), node)
+                    pair(stack, [nodes[f"layer_{i}"] for i in range(len(self.config.filters))])
+            elif name == "masker":
+                pair(self.masker, [{"kernel": node[f"kernel_{i}"], "bias": node[f"bias_{i}"]} for i in range(3)])
             elif name == "critic":
                 for q in ("q1", "q2"):
                     pair(pick("critic")[q], [node[f"{q}_linear_{i}"] for i in range(3)])
@@ -253,3 +316,5 @@ class TorchTwin:
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)
         self.log_alpha.copy_(torch.tensor(np.asarray(params["log_alpha"])))
+        if "contrast" in params:
+            self.contrast.copy_(torch.tensor(np.asarray(params["contrast"]["weight"])))

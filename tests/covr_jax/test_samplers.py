@@ -1,0 +1,185 @@
+"""What the replay hands out: by TD error, from the recent past, with the decision before, in sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from covr_jax.config import ReplayConfig
+from covr_jax.replay import ReplayBuffer
+from covr_jax.replay.samplers import Prioritised, Recent
+from tests.covr_jax.test_replay import SHAPE, A, numbers, picture
+
+CONFIG = ReplayConfig(ere_minimum=5)
+
+
+def filled(lengths: list[int], capacity: int = 1000, running: bool = False, **choices) -> ReplayBuffer:
+    """Episodes of these lengths; frames and actions tell their id. ``running``: the last one goes on."""
+    buffer, number = ReplayBuffer(capacity, SHAPE, A, 3, **choices), 0
+    for episode, length in enumerate(lengths):
+        buffer.begin(picture(number))
+        for t in range(length):
+            number += 1
+            last = t == length - 1 and not (running and episode == len(lengths) - 1)
+            buffer.add(np.array([number - 1, 1 - number], np.float32), 0.0, 1.0, picture(number), last)
+        number += 1
+    return buffer
+
+
+def ids_of(batch) -> np.ndarray:
+    return numbers(batch.frames)[:, -2]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def prioritised(errors: dict[int, float], lengths=(4, 4), **choices) -> ReplayBuffer:
+    """A replay whose transitions have been updated once, with these TD errors."""
+    buffer = filled(list(lengths), sampler=Prioritised(ReplayConfig(**choices)))
+    seen: set[int] = set()
+    for seed in range(100):
+        ids = ids_of(buffer.sample(8, rng(seed)))
+        buffer.feed_back(np.array([[errors[i] for i in ids.tolist()]], np.float32))
+        seen |= set(ids.tolist())
+    assert seen == set(errors)
+    return buffer
+
+
+ERRORS = {0: 0.1, 1: -2.0, 2: 0.5, 3: 8.0, 5: 0.0, 6: -0.25, 7: 1.0, 8: 4.0}
+
+
+def test_per_draws_in_proportion_to_the_powers_of_the_errors():
+    buffer = prioritised(ERRORS)
+    draws = 100_000
+    ids = ids_of(buffer.sample(draws, rng(3)))
+    p = {i: (abs(error) + 1e-5) ** 0.6 for i, error in ERRORS.items()}
+    for i, mass in p.items():
+        share = mass / sum(p.values())
+        assert abs(np.mean(ids == i) - share) < 5 * np.sqrt(share * (1 - share) / draws), i
+
+
+def test_per_weights_undo_the_preference_as_the_run_goes_on():
+    buffer = prioritised({i: max(abs(error), 0.05) for i, error in ERRORS.items()})
+    p = {i: (max(abs(error), 0.05) + 1e-5) ** 0.6 for i, error in ERRORS.items()}
+    for progress, beta in ((0.0, 0.4), (0.5, 0.7), (1.0, 1.0)):
+        batch = buffer.sample(500, rng(1), progress)
+        wanted = np.array([(8 * p[i] / sum(p.values())) ** -beta for i in ids_of(batch).tolist()])
+        assert batch.weight.dtype == np.float32 and batch.weight.max() == 1
+        np.testing.assert_allclose(batch.weight, wanted / wanted.max(), rtol=1e-5)
+    # At beta 1 the weighted mean is the uniform one.
+    batch = buffer.sample(100_000, rng(2), 1.0)
+    values = batch.action[:, 0]
+    assert np.average(values, weights=batch.weight) == pytest.approx(np.mean(list(ERRORS)), abs=0.1)
+
+
+def test_per_without_exponent_is_uniform():
+    ids = ids_of(prioritised(ERRORS, per_exponent=0.0).sample(40_000, rng(0)))
+    counts = np.array([np.sum(ids == i) for i in ERRORS])
+    assert np.abs(counts - 5000).max() < 5 * np.sqrt(5000)
+
+
+def test_new_transitions_have_the_largest_priority_and_old_ones_leave():
+    buffer = prioritised(ERRORS)
+    buffer.begin(picture(10))
+    buffer.add(np.zeros(A), 0.0, 1.0, picture(11), True)
+    ids = ids_of(buffer.sample(50_000, rng(5)))
+    assert abs(np.mean(ids == 10) - np.mean(ids == 3)) < 5 * np.sqrt(2 * 0.3 / 50_000)  # that of the error 8
+    small = filled([4] * 100, capacity=20, sampler=Prioritised(ReplayConfig()))
+    held = set(ids_of(small.sample(5000, rng(1))).tolist())
+    uniform = filled([4] * 100, capacity=20)
+    assert held == set(ids_of(uniform.sample(5000, rng(1))).tolist())
+    # Errors of transitions that have been overwritten meanwhile change nothing.
+    small = filled([4] * 100, capacity=20, sampler=Prioritised(ReplayConfig()))
+    small.sample(50, rng(2))
+    for number in range(500, 600):
+        small.begin(picture(number))
+        small.add(np.full(A, number, np.float32), 0.0, 1.0, picture(number), True)
+    small.feed_back(np.zeros((1, 50), np.float32))
+    ids, counts = np.unique(ids_of(small.sample(10_000, rng(3))), return_counts=True)
+    assert len(ids) == len(small) and counts.min() > 0.8 * 10_000 / len(small)
+
+
+def test_per_resumes_exactly():
+    buffer = prioritised(ERRORS)
+    other = ReplayBuffer(1000, SHAPE, A, 3, sampler=Prioritised(ReplayConfig()))
+    other.restore(buffer.state(), [(0, buffer.frames(np.arange(10)))])
+    for each in (buffer, other):
+        each.begin(picture(10))
+        each.add(np.full(A, 10, np.float32), 0.0, 1.0, picture(11), True)
+    for left, right in zip(buffer.sample(64, rng(7), 0.3), other.sample(64, rng(7), 0.3), strict=True):
+        np.testing.assert_array_equal(left, right)
+    with pytest.raises(ValueError, match="must be fed back first"):
+        buffer.state()
+
+
+def test_ere_window():
+    sampler = Recent(ReplayConfig(ere_minimum=5000))
+    # N eta^(1000 k/K): 0.996^500 = 0.134794, 0.996^1000 = 0.018169
+    assert sampler.window(100_000, 0.5, 0.0) == 13479 and sampler.window(1_000_000, 1.0, 0.0) == 18169
+    assert sampler.window(100_000, 1.0, 0.0) == 5000
+    # Half way eta is 0.998: 0.998^1000 = 0.13506; at the end all is drawn from.
+    assert sampler.window(100_000, 1.0, 0.5) == 13506 and sampler.window(100_000, 1.0, 1.0) == 100_000
+    windows = [sampler.window(100_000, k / 50, 0.2) for k in range(51)]
+    assert windows[0] == 100_000 and windows == sorted(windows, reverse=True)
+
+
+@pytest.mark.parametrize("done", [1, 5, 10, 20])
+def test_ere_draws_from_the_window_alone(done):
+    """The last episode took 10 decisions, so that the running one's window is smallest after 10 of its own."""
+    buffer = filled([30, 10, done], sampler=Recent(CONFIG), running=True)
+    frames = 31 + 11 + done + 1
+    transitions = 40 + done
+    # The newest frame is no transition: 1 + done frames are in the running episode.
+    window = max(int(transitions * 0.996 ** (1000 * min((done + 1) / 10, 1.0))), 5)
+    ids = ids_of(buffer.sample(4000, rng(0)))
+    expected = [i for i in range(frames - window, frames) if i not in (30, 41, frames - 1)]
+    assert sorted(set(ids.tolist())) == expected
+
+
+def test_ere_draws_from_all_before_an_episode_has_ended():
+    buffer = filled([12], sampler=Recent(CONFIG), running=True)
+    assert set(ids_of(buffer.sample(1000, rng(0))).tolist()) == set(range(12))
+
+
+def test_the_decision_before():
+    for capacity in (1000, 7):
+        buffer = filled([3, 1, 9, 5], capacity=capacity, remembers=True)
+        batch = buffer.sample(500, rng(0))
+        assert batch.frames.shape == (500, 5, *SHAPE)
+        starts = {i: start for start, length in ((0, 3), (4, 1), (6, 9), (16, 5)) for i in range(start, start + length)}
+        for i, frames, action, ok in zip(
+            ids_of(batch).tolist(), numbers(batch.frames), batch.previous_action, batch.previous_ok, strict=True
+        ):
+            assert frames.tolist() == [max(starts[i], k) for k in range(i - 3, i + 2)]
+            first = i == starts[i]
+            assert ok == (not first) and action.tolist() == ([0, 0] if first else [i - 1, 1 - i])
+
+
+@pytest.mark.parametrize("capacity", [1000, 20])
+def test_sequences_stay_within_an_episode(capacity):
+    lengths = [3, 9, 2, 7, 12]
+    buffer = filled(lengths, capacity=capacity, sequences=(400, 5))
+    episodes, start = [], 0
+    for length in lengths:
+        episodes.append(range(start, start + length + 1))
+        start += length + 1
+    sequence = buffer.sample(4, rng(0)).sequence
+    assert sequence.frames.shape == (400, 7, *SHAPE) and sequence.action.shape == (400, 4, A)
+    assert sequence.action.dtype == np.float32
+    starts = set()
+    for shown, actions in zip(numbers(sequence.frames), sequence.action, strict=True):
+        first = int(shown[2])
+        episode = next(each for each in episodes if first in each)
+        assert first + 4 in episode
+        assert shown.tolist() == [max(episode[0], k) for k in range(first - 2, first + 5)]
+        assert actions[:, 0].tolist() == [first, first + 1, first + 2, first + 3]
+        starts.add(first)
+    wanted = {i for each in episodes for i in each if i + 4 in each}
+    assert starts == (wanted if capacity == 1000 else {i for i in wanted if i >= start - 1 - capacity})
+
+
+def test_replay_too_short_for_sequences():
+    buffer = filled([3, 3], sequences=(4, 5))
+    with pytest.raises(ValueError, match="too few runs of 5 observations; let run"):
+        buffer.sample(4, rng(0))
