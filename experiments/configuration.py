@@ -61,6 +61,15 @@ def build(
     return Built(config, lines + [f"{path}={as_text(value)}" for path, value in changed.items()])
 
 
+def changed(config: Config, settings: Iterable[str]) -> Config:
+    """``config`` after the texts of ``--set``. Raises ValueError as ``build`` does."""
+    values = leaves(dataclasses.asdict(config))
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        values.update(_set(key.strip(), text))
+    return _nested(Config, values)
+
+
 def presets(folder: Path = PRESETS) -> list[str]:
     """Names of the presets there are."""
     return sorted(path.stem for path in folder.glob("*.toml"))

@@ -40,7 +40,6 @@ class Traffic:
     ahead: tuple[float, float]  # m from the agent, uniform
     slower: tuple[float, float]  # share of the limit that they stay below it, uniform; negative: above it
     gap: float = 2.0  # m that they keep
-    lane_changes: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,6 @@ class Scenario:
     weather: str
     camera: Camera
     reward: str  # a row of rewards.REWARDS
-    ego: str = "vehicle.audi.a2"
     traffic: Traffic | None = None
     walkers: Walkers | None = None
 
@@ -127,7 +125,7 @@ _HIGHWAY = Scenario(
 )  # fmt: skip
 _GHOST = Scenario(
     "ghost_pedestrian", "Town01", (Lane(1, 4.0), Lane(-1, 4.0)), 0.3, 4.0,
-    Start(12, (-1,), (0.2, 2.2), ((900, 0),), 0.0), "cloudy_noon", CAMERAS["hood"], "printed_ghost_pedestrian",
+    Start(12, (-1,), (0.2, 2.2), ((1800, 0),), 0.0), "cloudy_noon", CAMERAS["hood"], "printed_ghost_pedestrian",
 )  # fmt: skip
 _SCENARIOS = {"highway": _HIGHWAY, "ghost_pedestrian": _GHOST}
 ALIASES = {"jaywalk": "ghost_pedestrian"}  # ERPv's name for it
