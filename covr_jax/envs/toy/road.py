@@ -35,6 +35,8 @@ class Road:
         chord = (self.heading[:-1] + self.heading[1:]) / 2
         self.x = np.concatenate([[0.0], np.cumsum(np.cos(chord))])
         self.y = np.concatenate([[0.0], np.cumsum(np.sin(chord))])
+        self.x -= self.x[BEHIND]
+        self.y -= self.y[BEHIND]
         self.length = float(len(curvature) - BEHIND)
         self._tables = [table.tolist() for table in (self.x, self.y, self.heading)]  # lists: faster one by one
         self.lanes = {lane.id: _centre(lane, lanes) for lane in lanes}  # id -> d of its centre
