@@ -131,6 +131,7 @@ class PriorConfig:
     deadline_s: float = 60.0  # of one Predict call
     required: bool = False  # stop when the prior is gone, instead of going on as the base
     constraint: str = "default"  # default | free | template
+    task_file: str = ""  # of a server that the run starts: the prompt of an environment of your own, in TOML
     teacher_policy: str = ""  # run directory of a saved policy for teacher:oracle; "": hand-written controller
     teacher_noise: float = 0.5  # standard deviation of teacher:noisy
     value_critic: str = ""  # folder of experiments.pretrain_critic: ERPv's second critic

@@ -18,7 +18,7 @@ from experiments.configuration_values import AUTO, coerce, field_types
 PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
 LATER = ("run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
-         "env.driving.")  # fmt: skip
+         "env.driving.", "prior.task_file")  # fmt: skip
 
 
 class Built(NamedTuple):

@@ -247,6 +247,14 @@ _GHOST_PEDESTRIAN = (
 )
 
 
+_RACING_VIEW = (
+    "You drive a red racing car round a grey track on green grass. The picture shows it from above, the car near the "
+    "bottom and heading up; a black bar at the lower edge shows its instruments."
+)
+_RACING_GOAL = "drive round the track as fast as you can without leaving the grey asphalt."
+_RACING_STATE = (("speed", "Your speed now is {} m/s."),)
+_STEER = _DRIVING[0]
+
 _ALL = (
     Task(
         "dmc/cartpole/swingup",
@@ -297,6 +305,18 @@ _ALL = (
     ),
     Task("dmc/quadruped/walk", "stay upright and walk forward at 0.5 m/s.", _QUADRUPED_VIEW, _QUADRUPED),
     Task("dmc/quadruped/run", "stay upright and run forward at 5 m/s.", _QUADRUPED_VIEW, _QUADRUPED),
+    Task(
+        "car_racing",
+        _RACING_GOAL,
+        _RACING_VIEW,
+        (
+            _STEER,
+            Action("gas", "1 is full gas, 0 is half, -1 is none."),
+            Action("brake", "-1 does not brake, 0 brakes by half, 1 is full brake."),
+        ),
+        state=_RACING_STATE,
+    ),
+    Task("car_racing/one_pedal", _RACING_GOAL, _RACING_VIEW, _DRIVING, state=_RACING_STATE),
     *_driving(
         "highway",
         "drive fast along the highway, keep to your lane as far as you can, and hit nothing.",

@@ -6,7 +6,10 @@ import gymnasium
 
 from covr_jax.config import EnvConfig
 
-ALLOWED = "dmc/<domain>/<task>, as dmc/cartpole/swingup; toy/highway, toy/ghost_pedestrian (or toy/jaywalk)"
+ALLOWED = (
+    "dmc/<domain>/<task>, as dmc/cartpole/swingup; toy/highway, toy/ghost_pedestrian (or toy/jaywalk); "
+    "car_racing (or car_racing/one_pedal); gym/<id>, any of Gymnasium with continuous actions, as gym/Pendulum-v1"
+)
 
 
 def make(config: EnvConfig) -> gymnasium.Env:
@@ -30,4 +33,12 @@ def make(config: EnvConfig) -> gymnasium.Env:
 
         scene = scenarios.scenario(task, config.driving)
         return DrivingEnv(config, scene, ToyWorld(scene, config.render_size))
+    if suite == "car_racing":
+        from covr_jax.envs.car_racing import CarRacing
+
+        return CarRacing(config, task or "two_pedals")
+    if suite == "gym" and task:
+        from covr_jax.envs import pixels
+
+        return pixels.make(config, task)
     raise ValueError(f"unknown environment {config.name!r}; allowed: {ALLOWED}")
