@@ -11,6 +11,28 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class DrivingConfig:
+    """What the papers leave open about their CARLA scenes (docs/driving.md); toy/... and carla/... only."""
+
+    weather: str = "cloudy_noon"  # a row of envs.driving.scenarios.WEATHERS
+    camera: str = "hood"  # hood | windscreen
+    start: str = "straight"  # straight | bend: where the highway's episodes begin
+    vehicles: int = 10  # on the highway: 10 COVR, 4 ERPv
+    placement: str = "ahead"  # ahead | around: where those are at first
+    traffic: str = "slow"  # slow | fast: their speeds, 30 to 60 % below or above the limit
+    pedestrians: str = "ghost"  # ghost | crossing: behind parked cars, or four who cross at random
+    reward: str = "printed"  # printed | braking | centred
+    repeat_reward: str = "sum"  # sum | mean over the ticks of a decision
+    horizon: int = 1000
+    horizon_unit: str = "ticks"  # ticks | decisions
+    terminate_on_collision: bool = False
+    collision_ticks: int = 20  # consecutive ticks with a collision that end an episode; 0: never
+    off_road: bool = True  # leaving the driving lanes ends an episode
+    stuck: bool = True  # standing still does
+    terminal_horizon: bool = False  # learn the horizon as a terminal state, as public code does
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     name: str = "dmc/cartpole/swingup"
     render_size: int = 100  # pixels, square; the frame that is stored and that the VLM sees
@@ -18,6 +40,7 @@ class EnvConfig:
     action_repeat: int | None = None  # simulator frames per decision
     camera: int | None = None
     render_quality: str = "default"  # default | fast (no shadows, no reflections)
+    driving: DrivingConfig = field(default_factory=DrivingConfig)
 
 
 @dataclass(frozen=True)
@@ -114,6 +137,7 @@ class PriorConfig:
     deadline_s: float = 60.0  # of one Predict call
     required: bool = False  # stop when the prior is gone, instead of going on as the base
     constraint: str = "default"  # default | free | template
+    task_file: str = ""  # of a server that the run starts: the prompt of an environment of your own, in TOML
     teacher_policy: str = ""  # run directory of a saved policy for teacher:oracle; "": hand-written controller
     teacher_noise: float = 0.5  # standard deviation of teacher:noisy
     value_critic: str = ""  # folder of experiments.pretrain_critic: ERPv's second critic

@@ -22,6 +22,7 @@ class Episode(NamedTuple):
     decisions: int
     observations: list[Observation]
     actions: list[np.ndarray]  # float32 [A] each
+    totals: dict[str, float] | None = None  # the environment's own accounting of the episode, if it has one
 
 
 # Observations of all N environments -> actions float32 [N, A]. Called with the same N every time, so that a
@@ -82,6 +83,7 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
     running, returns = [True] * count, np.zeros(count)
     traces = [Episode(0.0, 0, [], []) for _ in range(count)]
     lengths = [0] * count
+    totals = [None] * count
     while any(running):
         chosen = policy(observations)
         for i in range(count):
@@ -96,4 +98,8 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
             returns[i] += reward
             lengths[i] += 1
             running[i] = not (terminated or truncated)
-    return [traces[i]._replace(episode_return=float(returns[i]), decisions=lengths[i]) for i in range(count)]
+            totals[i] = info.get("totals")
+    return [
+        traces[i]._replace(episode_return=float(returns[i]), decisions=lengths[i], totals=totals[i])
+        for i in range(count)
+    ]

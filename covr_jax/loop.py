@@ -402,6 +402,8 @@ class Trainer:
                 "return_std": float(np.std(returns)),
                 "length_mean": float(np.mean([episode.decisions for episode in episodes])),
             }
+            if episodes[0].totals is not None:
+                record["totals"] = {name: [each.totals[name] for each in episodes] for name in episodes[0].totals}
             video = episodes[0] if run.video else None
             self.recorder.evaluation(record, video, self._prior_actions(video))
             if self.labels is not None:

@@ -17,10 +17,15 @@ from experiments.configuration_values import AUTO, coerce, field_types
 
 PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
+<<<<<<< HEAD
 LATER = (
     "run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
     "learner.sequence_batch_size", "replay.per_", "replay.ere_",
 )  # fmt: skip
+=======
+LATER = ("run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
+         "env.driving.", "prior.task_file")  # fmt: skip
+>>>>>>> driving
 
 
 class Built(NamedTuple):
@@ -61,6 +66,15 @@ def build(
     _check_together(config)
     lines = [f"preset={','.join(names)}"] if names else []
     return Built(config, lines + [f"{path}={as_text(value)}" for path, value in changed.items()])
+
+
+def changed(config: Config, settings: Iterable[str]) -> Config:
+    """``config`` after the texts of ``--set``. Raises ValueError as ``build`` does."""
+    values = leaves(dataclasses.asdict(config))
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        values.update(_set(key.strip(), text))
+    return _nested(Config, values)
 
 
 def presets(folder: Path = PRESETS) -> list[str]:

@@ -16,12 +16,22 @@ from typing import Any, NamedTuple
 
 from covr_jax import augment, methods
 from covr_jax.config import Config
+from covr_jax.envs.driving import scenarios
 
 AUTO = "auto"
 TEACHERS = ("oracle", "noisy", "zeros", "random")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.render_quality": ("default", "fast"),
+    "env.driving.weather": tuple(scenarios.WEATHERS),
+    "env.driving.camera": tuple(scenarios.CAMERAS),
+    "env.driving.start": tuple(scenarios.STARTS),
+    "env.driving.placement": tuple(scenarios.PLACEMENTS),
+    "env.driving.traffic": tuple(scenarios.TRAFFIC),
+    "env.driving.pedestrians": tuple(scenarios.PEDESTRIANS),
+    "env.driving.reward": scenarios.REWARD_CHOICES,
+    "env.driving.repeat_reward": ("sum", "mean"),
+    "env.driving.horizon_unit": ("ticks", "decisions"),
     "learner.base": tuple(methods.BASES),
     "learner.method": tuple(methods.METHODS),
     "learner.augmentation": augment.NAMES,
@@ -80,6 +90,9 @@ RANGES: dict[str, Range] = {
     "env.frame_stack": POSITIVE,
     "env.action_repeat": POSITIVE,
     "env.camera": Range(low=-1),
+    "env.driving.vehicles": Range(low=0, high=40),
+    "env.driving.horizon": POSITIVE,
+    "env.driving.collision_ticks": NON_NEGATIVE,
     "learner.image_size": Range(low=8, high=1024),
     "learner.filters": POSITIVE,
     "learner.kernels": POSITIVE,

@@ -1,6 +1,7 @@
 """Evaluates the policy of a run: the actor's mean action, no VLM, no server.
 
     python -m experiments.evaluate --run=runs/demo --episodes=10 --video=episode.mp4
+    python -m experiments.evaluate --run=runs/highway --env=toy/jaywalk --set env.driving.weather=hard_rain_noon
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import numpy as np
 from absl import app, flags
 
 from covr_jax import seeds
+from covr_jax.config import Config
 from covr_jax.envs.gl import GlError
 from covr_jax.evaluation import mean_policy, run_episodes
+from experiments import configuration
 from experiments.command_line import fail, prepare
 from experiments.policy import environment, load_policy
 from experiments.run_directory import read_config
@@ -21,6 +24,8 @@ from experiments.video import write_episode
 _RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
 _EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes to drive.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the episodes.")
+_ENV = flags.DEFINE_string("env", None, "Another environment than the run's, with the same actions: zero-shot.")
+_SET = flags.DEFINE_multi_string("set", [], "Any env.* field, as of experiments.train: --set env.driving.weather=...")
 _VIDEO = flags.DEFINE_string("video", None, "Write the first episode to this mp4 file.")
 
 
@@ -35,7 +40,7 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate(run: Path) -> None:
-    config = read_config(run)
+    config = _as_asked(read_config(run))
     chosen = [seeds.integer(_SEED.value, "evaluation", i) for i in range(_EPISODES.value)]
     with environment(config) as env:
         policy = mean_policy(*load_policy(run, env.action_space.shape[0]))
@@ -44,10 +49,22 @@ def evaluate(run: Path) -> None:
         returns = np.array([episode.episode_return for episode in episodes])
         print("returns: " + " ".join(f"{value:.1f}" for value in returns))
         print(f"mean {returns.mean():.1f}, std {returns.std():.1f} over {len(returns)} episodes")
+        if episodes[0].totals is not None:
+            means = {name: np.mean([each.totals[name] for each in episodes]) for name in episodes[0].totals}
+            print("means: " + ", ".join(f"{name} {mean:.1f}" for name, mean in means.items()))
         if _VIDEO.value is not None:
             frames = np.stack([observation.frame for observation in episodes[0].observations])
             actions = np.stack(episodes[0].actions)
             print(f"video: {write_episode(_VIDEO.value, frames, actions, None, env.action_names, env.decision_rate)}")
+
+
+def _as_asked(config: Config) -> Config:
+    """The run's configuration with the environment of the command line. Raises ValueError."""
+    asked = [] if _ENV.value is None else [f"env.name={_ENV.value}"]
+    for setting in (*asked, *_SET.value):
+        if not setting.startswith("env.") or setting.startswith(("env.render_size", "env.frame_stack")):
+            raise ValueError(f"--set {setting}: must be a field of env; the policy fixes size and stack of its frames")
+    return configuration.changed(config, (*asked, *_SET.value))
 
 
 if __name__ == "__main__":

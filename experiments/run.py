@@ -160,8 +160,10 @@ def open_prior(config: Config, out: Path, env: gymnasium.Env, namespace: str) ->
         if source.startswith("grpc://"):
             client = GrpcPrior(source, *settings)
         else:
-            wait = f"--adapters_wait_s={OLD_SERVER_S}"
-            server = ServerProcess(source, out / "adapters", out / "prior_server.log", arguments=[wait])
+            arguments = [f"--adapters_wait_s={OLD_SERVER_S}"]
+            if config.prior.task_file:
+                arguments.append(f"--task_file={config.prior.task_file}")
+            server = ServerProcess(source, out / "adapters", out / "prior_server.log", arguments=arguments)
             client = OwnServerPrior(stack.enter_context(server), *settings)
         stack.callback(client.close)
         yield client

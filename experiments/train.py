@@ -24,6 +24,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from covr_jax.envs import ALLOWED
 from covr_jax.envs.gl import GlError
 from covr_jax.methods import BASES, METHODS
 from covr_jax.priors.own_server import PriorDied
@@ -38,7 +39,7 @@ MINIMUM_DISK_MB = 500
 _PRESET = flags.DEFINE_string(
     "preset", "", f"Named settings, comma-separated, later ones win: {', '.join(configuration.presets())}."
 )
-_ENV = flags.DEFINE_string("env", None, "dmc/<domain>/<task>, for example dmc/cartpole/swingup.")
+_ENV = flags.DEFINE_string("env", None, f"{ALLOWED}.")
 _BASE = flags.DEFINE_string("base", None, f"Base learner: {', '.join(BASES)} (docs/methods.md).")
 _METHOD = flags.DEFINE_string("method", None, f"What a VLM adds: {', '.join(METHODS)}.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of everything random.")

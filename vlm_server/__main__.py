@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_server import command_line
+from vlm_server import command_line, task_files
 from vlm_server.limits import Limits
 
 _MODEL = flags.DEFINE_string(
@@ -37,6 +37,9 @@ _ADAPTERS = flags.DEFINE_string(
 )
 _ADAPTERS_WAIT = flags.DEFINE_float(
     "adapters_wait_s", 0.0, "How long another server, which is ending, may take to leave --adapters.", lower_bound=0.0
+)
+_TASK_FILE = flags.DEFINE_multi_string(
+    "task_file", [], "A task of your own in TOML, as docs/environments.md describes; repeatable."
 )
 _DEVICE = flags.DEFINE_string("device", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:<n>.")
 _DTYPE = flags.DEFINE_string(
@@ -90,6 +93,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     address = checked_address(_ADDRESS.value)
+    for path in _TASK_FILE.value:
+        task_files.add(Path(path))
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -226,14 +226,34 @@ _DRIVING = (
     Action("steer", "positive steers right, negative steers left, 0 goes straight."),
     Action("throttle", "above 0 accelerates, the more the larger; 0 or less slows down, -1 is full brake."),
 )
-_CARLA_STATE = (("speed", "Your speed now is {} m/s."), ("yaw", "Your heading (yaw) now is {} degrees."))
-_CARLA_VIEW = "You drive a car in a simulator. The picture is the view of its front camera."
+_DRIVING_STATE = (("speed", "Your speed now is {} m/s."), ("yaw", "Your heading (yaw) now is {} degrees."))
+_DRIVING_VIEW = "You drive a car in a simulator. The picture is the view of its front camera."
 
 
-def _carla(name: str, goal: str, advice: str) -> Task:
+def _driving(name: str, goal: str, advice: str) -> list[Task]:
+    """The scene in CARLA and in the toy world, which are asked about in the same words."""
     # The papers' replies name throttle first; the environment's action is [steer, throttle].
-    return Task(name, goal, _CARLA_VIEW, _DRIVING, (1, 0), "\n", advice, _CARLA_STATE, describes=True)
+    return [
+        Task(f"{world}/{name}", goal, _DRIVING_VIEW, _DRIVING, (1, 0), "\n", advice, _DRIVING_STATE, describes=True)
+        for world in ("carla", "toy")
+    ]
 
+
+_GHOST_PEDESTRIAN = (
+    "drive on quickly in your lane, but never hit a pedestrian; some step out suddenly from cover.",
+    "Look for pedestrians who cross or may be about to: if one is near, change the action so that you do "
+    "not hit them. If you see none, or they are far away, throttle 1 is right. If the car drifts from "
+    "its lane, steer it back.",
+)
+
+
+_RACING_VIEW = (
+    "You drive a red racing car round a grey track on green grass. The picture shows it from above, the car near the "
+    "bottom and heading up; a black bar at the lower edge shows its instruments."
+)
+_RACING_GOAL = "drive round the track as fast as you can without leaving the grey asphalt."
+_RACING_STATE = (("speed", "Your speed now is {} m/s."),)
+_STEER = _DRIVING[0]
 
 _ALL = (
     Task(
@@ -285,19 +305,26 @@ _ALL = (
     ),
     Task("dmc/quadruped/walk", "stay upright and walk forward at 0.5 m/s.", _QUADRUPED_VIEW, _QUADRUPED),
     Task("dmc/quadruped/run", "stay upright and run forward at 5 m/s.", _QUADRUPED_VIEW, _QUADRUPED),
-    _carla(
-        "carla/highway",
+    Task(
+        "car_racing",
+        _RACING_GOAL,
+        _RACING_VIEW,
+        (
+            _STEER,
+            Action("gas", "1 is full gas, 0 is half, -1 is none."),
+            Action("brake", "-1 does not brake, 0 brakes by half, 1 is full brake."),
+        ),
+        state=_RACING_STATE,
+    ),
+    Task("car_racing/one_pedal", _RACING_GOAL, _RACING_VIEW, _DRIVING, state=_RACING_STATE),
+    *_driving(
+        "highway",
         "drive fast along the highway, keep to your lane as far as you can, and hit nothing.",
         "Look for anything that you could soon hit: if there is, slow down with a throttle below 0; if there "
         "is none, throttle 1 is right. Look whether the road bends: if it does, steer along it.",
     ),
-    _carla(
-        "carla/ghost_pedestrian",
-        "drive on quickly in your lane, but never hit a pedestrian; some step out suddenly from cover.",
-        "Look for pedestrians who cross or may be about to: if one is near, change the action so that you do "
-        "not hit them. If you see none, or they are far away, throttle 1 is right. If the car drifts from "
-        "its lane, steer it back.",
-    ),
+    *_driving("ghost_pedestrian", *_GHOST_PEDESTRIAN),
+    *_driving("jaywalk", *_GHOST_PEDESTRIAN),  # ERPv's name for it
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

@@ -6,6 +6,11 @@ import gymnasium
 
 from covr_jax.config import EnvConfig
 
+ALLOWED = (
+    "dmc/<domain>/<task>, as dmc/cartpole/swingup; toy/highway, toy/ghost_pedestrian (or toy/jaywalk); "
+    "car_racing (or car_racing/one_pedal); gym/<id>, any of Gymnasium with continuous actions, as gym/Pendulum-v1"
+)
+
 
 def make(config: EnvConfig) -> gymnasium.Env:
     """The environment that ``config.name`` names. Raises ValueError for an unknown name, GlError without
@@ -14,12 +19,26 @@ def make(config: EnvConfig) -> gymnasium.Env:
     Besides Gymnasium's interface it has ``action_repeat`` (simulator frames a decision), ``max_decisions``
     (of an episode), ``action_names`` and ``decision_rate`` (decisions a second of simulated time).
     Observations are the newest frame, uint8 [H, W, 3]; ``info`` holds ``state`` (named physical quantities)
-    and ``frames`` (simulator frames of this step).
+    and ``frames`` (simulator frames of this step), and may hold ``totals`` (the episode's own accounting).
     """
     suite, _, task = config.name.partition("/")
-    if suite != "dmc":
-        example = "dmc/<domain>/<task>, as dmc/cartpole/swingup"
-        raise ValueError(f"unknown environment {config.name!r}; allowed: {example}")
-    from covr_jax.envs import dmc  # imports the simulator
+    if suite == "dmc":
+        from covr_jax.envs import dmc  # imports the simulator
 
-    return dmc.DmcEnv(config, task)
+        return dmc.DmcEnv(config, task)
+    if suite == "toy":
+        from covr_jax.envs.driving import scenarios
+        from covr_jax.envs.driving.env import DrivingEnv
+        from covr_jax.envs.toy.world import ToyWorld
+
+        scene = scenarios.scenario(task, config.driving)
+        return DrivingEnv(config, scene, ToyWorld(scene, config.render_size))
+    if suite == "car_racing":
+        from covr_jax.envs.car_racing import CarRacing
+
+        return CarRacing(config, task or "two_pedals")
+    if suite == "gym" and task:
+        from covr_jax.envs import pixels
+
+        return pixels.make(config, task)
+    raise ValueError(f"unknown environment {config.name!r}; allowed: {ALLOWED}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from covr_jax.priors import driver
 from covr_jax.types import Label, Observation
 
 KINDS = ("oracle", "noisy", "zeros", "random")
@@ -165,4 +166,7 @@ def reacher(observation: Observation) -> np.ndarray:
 CONTROLLERS: dict[str, Controller] = {
     "dmc/cartpole/swingup": cartpole_swingup,
     "dmc/reacher/easy": reacher,
+    "toy/highway": driver.highway,
+    "toy/ghost_pedestrian": driver.ghost_pedestrian,
+    "toy/jaywalk": driver.ghost_pedestrian,
 }

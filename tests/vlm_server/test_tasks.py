@@ -193,6 +193,13 @@ def test_action_names_are_those_of_the_simulator_in_its_order():
     assert quadruped[-1] == "extend_back_left"
 
 
+def test_both_driving_worlds_are_asked_about_in_the_same_words():
+    state = {"speed": 7.0, "yaw": -90.0}
+    for name in ("highway", "ghost_pedestrian", "jaywalk"):
+        assert tasks.get(f"toy/{name}").prompt(state) == tasks.get(f"carla/{name}").prompt(state)
+    assert tasks.get("toy/highway").parse("Describe: clear.\nsteer: 0.10\nthrottle: 1.00") == ((0.1, 1.0), "ok")
+
+
 def test_state_enters_the_prompt_with_two_decimals():
     prompt = tasks.get("carla/highway").prompt({"speed": 7.126, "yaw": -3.0})
     assert "7.13 m/s" in prompt and "-3.00 degrees" in prompt
