@@ -17,7 +17,8 @@ from experiments.configuration_values import AUTO, coerce, field_types
 
 PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
-LATER = ("run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic")
+LATER = ("run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
+         "prior.token_file", "prior.ca_file", "rounds.promotion", "rounds.keep_adapters")
 
 
 class Built(NamedTuple):
