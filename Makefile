@@ -20,9 +20,12 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .
 
+PROTO := covr/prior/v1/prior.proto
+KEPT := protos/covr/prior/v1/prior.binpb
 protos: $(STAMP)
-	@$(PY) -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos \
-	    protos/covr/prior/v1/prior.proto
+	@$(PY) -m grpc_tools.protoc -Iprotos --include_source_info --descriptor_set_out=$(KEPT).new protos/$(PROTO)
+	@$(PY) tools/contract.py $(KEPT) $(KEPT).new || { rm -f $(KEPT).new; exit 1; }
+	@$(PY) -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos protos/$(PROTO)
 
 $(STAMP): pyproject.toml constraints.txt tools/setup.sh
 	@VENV=$(VENV) sh tools/setup.sh

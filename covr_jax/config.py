@@ -129,7 +129,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    source: str = "tiny"  # tiny | hub id or folder | grpc://host:port | teacher:<oracle|noisy|zeros|random>
+    source: str = "tiny"  # tiny | hub id or folder | grpc[s]://host:port | teacher:<oracle|noisy|zeros|random>
     period: int = 10  # steps (run.step_unit) between questions; labels are held in between
     hold: str = "hold"  # hold | mask: labels of the decisions between two questions (S5)
     lag: int = 8  # decisions between sending a group of questions and using its answers
@@ -141,6 +141,8 @@ class PriorConfig:
     teacher_policy: str = ""  # run directory of a saved policy for teacher:oracle; "": hand-written controller
     teacher_noise: float = 0.5  # standard deviation of teacher:noisy
     value_critic: str = ""  # folder of experiments.pretrain_critic: ERPv's second critic
+    token_file: str = ""  # file with the token that a grpc[s]:// server wants; never the token itself
+    ca_file: str = ""  # PEM certificates that a grpcs:// server's is checked against; "": the system's
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def tested_versions(path: Path = CONSTRAINTS) -> dict[str, Version]:
 def starts_server(config: Config) -> bool:
     """Whether a run of this configuration starts a prior server of its own."""
     source = config.prior.source
-    return METHODS[config.learner.method].asks_prior and not source.startswith(("teacher:", "grpc://"))
+    return METHODS[config.learner.method].asks_prior and not source.startswith(("teacher:", "grpc://", "grpcs://"))
 
 
 def devices() -> Iterator[Finding]:
@@ -173,7 +173,8 @@ def rendering(config: Config) -> Iterator[Finding]:
 def server(address: str, config: Config) -> Iterator[Finding]:
     """Asks the server at ``address`` who it is, and one question."""
     try:
-        prior = GrpcPrior(address, config.env.name, deadline_s=SERVER_DEADLINE_S)
+        files = {"token_file": config.prior.token_file, "ca_file": config.prior.ca_file}
+        prior = GrpcPrior(address, config.env.name, deadline_s=SERVER_DEADLINE_S, **files)
     except (PriorUnavailable, ValueError) as error:
         yield Finding("server", "fail", str(error), f"python -m vlm_server --address={address.removeprefix('grpc://')}")
         return

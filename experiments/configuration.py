@@ -17,15 +17,22 @@ from experiments.configuration_values import AUTO, coerce, field_types
 
 PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
-<<<<<<< HEAD
 LATER = (
-    "run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
-    "learner.sequence_batch_size", "replay.per_", "replay.ere_",
-)  # fmt: skip
-=======
-LATER = ("run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
-         "env.driving.", "prior.task_file")  # fmt: skip
->>>>>>> driving
+    "env.driving.",
+    "learner.alpha_zero_after",
+    "learner.sequence_batch_size",
+    "learner.ver.",
+    "learner.vpg.",
+    "prior.ca_file",
+    "prior.task_file",
+    "prior.token_file",
+    "prior.value_critic",
+    "replay.ere_",
+    "replay.per_",
+    "rounds.keep_adapters",
+    "rounds.promotion",
+    "run.checkpoint_every",
+)
 
 
 class Built(NamedTuple):

@@ -251,8 +251,8 @@ def _check(path: str, value: Any) -> None:
 def _check_source(source: str) -> None:
     if source.startswith("teacher:") and source.removeprefix("teacher:") not in TEACHERS:
         raise ValueError(f"prior.source={source!r}: a teacher must be one of {', '.join(TEACHERS)}")
-    if source.startswith("grpc://") and not re.fullmatch(
-        r"grpc://(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", source
+    if source.startswith(("grpc://", "grpcs://")) and not re.fullmatch(
+        r"grpcs?://(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}", source
     ):
         raise ValueError(f"prior.source={source!r}: must look like grpc://host:port")
     if not source:

@@ -157,8 +157,8 @@ def open_prior(config: Config, out: Path, env: gymnasium.Env, namespace: str) ->
         if source.startswith("teacher:"):
             yield _teacher(config, env.action_space.shape[0])
             return
-        if source.startswith("grpc://"):
-            client = GrpcPrior(source, *settings)
+        if source.startswith(("grpc://", "grpcs://")):
+            client = GrpcPrior(source, *settings, config.prior.token_file, config.prior.ca_file)
         else:
             arguments = [f"--adapters_wait_s={OLD_SERVER_S}"]
             if config.prior.task_file:

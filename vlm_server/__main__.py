@@ -1,17 +1,19 @@
-"""Serves one vision-language model over gRPC, on this machine only.
+"""Serves one vision-language model over gRPC: on this machine, or guarded by tokens and TLS.
 
-Example:
+Examples:
   python -m vlm_server --model=tiny --address=127.0.0.1:0
+  python -m vlm_server --address=0.0.0.0:50051 --tokens=server_tokens.json --tls_cert=cert.pem --tls_key=key.pem
 
-The first line on standard output is the address it listens on, printed when questions can be asked. SIGTERM
-or SIGINT ends it: calls that run may finish within --grace_s seconds, and the exit status is 0.
+docs/server.md says how to make tokens and certificates. The first line on standard output is the address it
+listens on, printed when questions can be asked. SIGTERM or SIGINT ends it: calls that run may finish within
+--grace_s seconds, and the exit status is 0.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_server import command_line, task_files
+from vlm_server import access, addresses, command_line, task_files
 from vlm_server.limits import Limits
 
 _MODEL = flags.DEFINE_string(
@@ -30,7 +32,15 @@ _ADDRESS = flags.DEFINE_string(
     "address",
     "127.0.0.1:0",
     "Where to listen: 127.0.0.1:<port>, localhost:<port>, [::1]:<port> (port 0: any free one) or unix:<path>."
-    " There is no authentication, so other addresses are refused; use an SSH tunnel between machines.",
+    " Addresses that other machines reach need --tokens, --tls_cert and --tls_key.",
+)
+_TOKENS = flags.DEFINE_string(
+    "tokens", "", "File of python -m vlm_server.tokens: who may ask, tune and administer; empty: whoever gets here."
+)
+_TLS_CERT = flags.DEFINE_string("tls_cert", "", "PEM file with the certificate chain of this server.")
+_TLS_KEY = flags.DEFINE_string("tls_key", "", "PEM file with its private key, mode 0600.")
+_INSECURE = flags.DEFINE_boolean(
+    "insecure_let_anybody_in", False, "Listen where other machines reach it without tokens and TLS. Never do that."
 )
 _ADAPTERS = flags.DEFINE_string(
     "adapters", "", "Folder that keeps adapter versions, found again after a restart; empty: a temporary one."
@@ -50,13 +60,15 @@ _MAX_BATCH = flags.DEFINE_integer("max_batch", 16, "Frames that are answered tog
 _MAX_DELAY = flags.DEFINE_float(
     "max_delay_ms", 2.0, "How long a question waits for others to share its batch.", lower_bound=0.0
 )
-_MAX_QUEUE = flags.DEFINE_integer("max_queue", Limits.max_queue, "Frames that may wait.", lower_bound=1)
-_MAX_MESSAGE = flags.DEFINE_integer(
-    "max_message_mib", Limits.max_message_bytes >> 20, "Largest message, MiB.", lower_bound=4, upper_bound=512
-)
 _MAX_RESIDENT = flags.DEFINE_integer(
     "max_resident_adapters", 4, "Adapters kept in memory; others are read when asked for.", lower_bound=1
 )
+_LIMITS = {
+    each.name: (flags.DEFINE_float if isinstance(each.default, float) else flags.DEFINE_integer)(
+        each.name, each.default, each.metadata["help"], each.metadata["low"], each.metadata["high"]
+    )
+    for each in dataclasses.fields(Limits)
+}
 _REFLECTION = flags.DEFINE_boolean("reflection", True, "Answer gRPC reflection, as grpcurl asks for it.")
 _GRACE = flags.DEFINE_float("grace_s", 10.0, "How long calls may go on after a signal.", lower_bound=0.0)
 _EXIT_WITH_PARENT = flags.DEFINE_boolean(
@@ -64,40 +76,24 @@ _EXIT_WITH_PARENT = flags.DEFINE_boolean(
 )
 
 _PARENT = os.getppid()  # before the slow imports and the model, during which the parent may end
-_LOOPBACK = re.compile(r"(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|localhost|\[::1\]):(\d{1,5})")
-
-
-def checked_address(text: str) -> str:
-    """The address to bind, "localhost" written as 127.0.0.1.
-
-    Raises:
-        ValueError: not an address of this machine's own.
-    """
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        # The kernel's limit on socket paths.
-        length = len(os.fsencode(path))
-        if not 1 <= length <= 107:
-            raise ValueError(f"address: the path of a unix socket has 1 to 107 bytes, not {length}")
-        if not Path(path).resolve().parent.is_dir():
-            raise ValueError(f"address: the folder of {path!r} does not exist")
-        return text
-    match = _LOOPBACK.fullmatch(text)
-    if match is None or int(match[2]) > 65535:
-        raise ValueError(f"address: must be 127.0.0.1:<port>, [::1]:<port> or unix:<path>, not {text!r}")
-    return text.replace("localhost", "127.0.0.1")
 
 
 def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    address = checked_address(_ADDRESS.value)
     for path in _TASK_FILE.value:
         task_files.add(Path(path))
+    credentials = addresses.credentials(_TLS_CERT.value, _TLS_KEY.value)
+    tokens = access.read(Path(_TOKENS.value)) if _TOKENS.value else ()
+    guarded = bool(tokens) and credentials is not None
+    address = addresses.checked(_ADDRESS.value, guarded, _INSECURE.value)
+    limits = Limits(**{name: flag.value for name, flag in _LIMITS.items()})
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    if not (guarded or addresses.is_local(address)):
+        logging.warning("whoever reaches %s may use this server, read its traffic and tune its model", address)
     if _MODEL.value == "tiny" or Path(_MODEL.value).expanduser().is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -112,12 +108,12 @@ def main() -> None:
 
     torch.set_num_threads(_THREADS.value)
     vlm = models.load(_MODEL.value, _DEVICE.value, _DTYPE.value)
-    limits = Limits(max_message_bytes=_MAX_MESSAGE.value << 20, max_queue=_MAX_QUEUE.value)
     with tempfile.TemporaryDirectory(prefix="vlm_server_") as scratch:
         server = Server(
             vlm,
             _ADAPTERS.value or scratch,
             limits,
+            tokens=tokens,
             max_batch=_MAX_BATCH.value,
             max_delay_ms=_MAX_DELAY.value,
             max_resident=_MAX_RESIDENT.value,
@@ -125,7 +121,7 @@ def main() -> None:
             adapters_wait_s=_ADAPTERS_WAIT.value,
         )
         try:
-            print(server.start(address), flush=True)
+            print(server.start(address, credentials), flush=True)
         except BrokenPipeError:  # a parent that ended before _PARENT was noted has left nobody who reads this
             stop.set()
         while not stop.wait(0.5):

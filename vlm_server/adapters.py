@@ -27,27 +27,12 @@ from typing import IO, Any
 from safetensors import SafetensorError, safe_open
 
 from vlm_server import sealed_files
-from vlm_server.lora import WEIGHTS, AdapterInvalid
+from vlm_server.adapter_errors import AdapterCorrupt, AdapterInUse, AdapterInvalid, AdapterMismatch, AdapterNotFound
+from vlm_server.lora import WEIGHTS
 
 BASE = "base"  # the model without an adapter: always exists, never on disk
 _RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-
-
-class AdapterNotFound(Exception):
-    """No such run or version."""
-
-
-class AdapterCorrupt(AdapterInvalid):
-    """Files are not what was written, or hold values that are not finite."""
-
-
-class AdapterMismatch(AdapterInvalid):
-    """The version was tuned on another base model."""
-
-
-class AdapterInUse(Exception):
-    """The version is active or held, and cannot be deleted."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +239,7 @@ class AdapterStore:
         finally:
             with self._lock:
                 self._holds[run, version] -= 1
+                self._holds += Counter()  # forgets what nobody holds: names come from clients
 
     def _run_folder(self, run: str) -> Path:
         if not _RUN.fullmatch(run):

@@ -2,12 +2,14 @@
 
 Example:
   python -m vlm_server.ask --address=127.0.0.1:50051 --task=dmc/cartpole/swingup --image=frame.png
+  python -m vlm_server.ask --address=host:50051 --ca_file=ca.pem --token_file=me.token --image=frame.png
 """
 
 from __future__ import annotations
 
 import grpc
 from absl import flags
+from covr.prior.channel import connect
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc
 from PIL import Image, UnidentifiedImageError
@@ -15,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from vlm_server import command_line
 
 _ADDRESS = flags.DEFINE_string("address", None, "Address of the server, as it printed it.")
+_TOKEN_FILE = flags.DEFINE_string("token_file", "", "File with the token that the server wants, mode 0600.")
+_CA_FILE = flags.DEFINE_string("ca_file", "", "PEM certificates to check the server's with; given, TLS is used.")
 _TASK = flags.DEFINE_string("task", "dmc/cartpole/swingup", "Task to ask about, as in vlm_server/tasks.py.")
 _IMAGE = flags.DEFINE_string("image", None, "File with the picture, in any format that Pillow reads.")
 _RUN = flags.DEFINE_string("run", "", "Run whose adapters answer; empty: the base model.")
@@ -79,12 +83,7 @@ def main() -> int:
         observations=[seen],
         decoding=pb.Decoding(constraint=_CONSTRAINTS[_CONSTRAINT.value]),
     )
-    options = [
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.enable_http_proxy", 0),  # the server is on this machine
-    ]
-    with grpc.insecure_channel(_ADDRESS.value, options) as channel:
+    with connect(_ADDRESS.value, -1, _TOKEN_FILE.value, _CA_FILE.value) as channel:
         stub = prior_pb2_grpc.PriorServiceStub(channel)
         try:
             info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=_TIMEOUT.value)

@@ -6,10 +6,11 @@ modules), so everything that touches it is queued here.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """Too many frames are waiting."""
+    """Too many frames are waiting; one line names the limit."""
 
 
 class Closed(Exception):
@@ -48,10 +49,12 @@ class Answer:
     batch_size: int  # frames answered together, the largest batch if there were several
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     question: Question
     observations: Sequence
+    client: str
+    turn: int  # place in the queue: smaller ones go first
     answer: Future = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -63,36 +66,82 @@ class Batcher:
     to ``max_batch`` frames. A request is never spread over batches with others' frames: it fits whole, or
     waits, or (longer than ``max_batch``) is computed alone in slices. So the batches of a lone client that
     waits for each answer depend on nothing but its own requests.
+
+    Clients share the thread by frames (self-clocked fair queueing): a request's turn is where its client's earlier
+    ones end, and never before the end of what is served now. One client's requests keep their order, and a client
+    that asks little is not behind one that has filled the queue.
     """
 
-    def __init__(self, engine: Any, max_batch: int = 16, max_delay_ms: float = 2.0, max_queue: int = 256):
+    def __init__(
+        self,
+        engine: Any,
+        max_batch: int = 16,
+        max_delay_ms: float = 2.0,
+        max_queue: int = 256,
+        max_queue_per_client: int = 2**20,
+    ):
         self._engine = engine
-        self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay_ms / 1e3, max_queue
-        self._requests: deque[_Request] = deque()
+        self._max_batch, self._max_delay = max_batch, max_delay_ms / 1e3
+        self._max_queue, self._max_per_client = max_queue, max_queue_per_client
+        self._requests: list[_Request] = []  # by turn
+        self._turn = 0  # at which what is served now ends, frames
+        self._ends: dict[str, int] = {}  # client -> the turn at which its requests end
         self._chores: deque[tuple[Callable[[], Any], Future]] = deque()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
-    def submit(self, question: Question, observations: Sequence) -> Future[Answer]:
+    def submit(self, question: Question, observations: Sequence, client: str = "") -> Future[Answer]:
         """Queues one request. Cancelling the future drops it, also in the middle of its computation.
 
+        A full queue makes room for a client that has less in it than the greediest one, whose newest request then
+        ends in ``QueueFull``.
+
+        Args:
+            client: who asks; the thread is shared evenly between clients.
+
         Raises:
-            QueueFull: ``max_queue`` frames would be exceeded.
+            QueueFull: ``max_queue`` frames, or ``max_queue_per_client`` of this client, would be exceeded.
             Closed: after ``close``.
         """
-        request = _Request(question, observations)
+        frames = len(observations)
         with self._wake:
             if self._closed:
                 raise Closed
-            self._requests = deque(r for r in self._requests if not r.answer.cancelled())
-            waiting = sum(len(r.observations) for r in self._requests)
-            if waiting + len(observations) > self._max_queue:
-                raise QueueFull(f"{waiting} frames are waiting and {self._max_queue} may")
-            self._requests.append(request)
+            self._requests = [r for r in self._requests if not r.answer.cancelled()]
+            victims = self._victims(client, frames)
+            self._requests = [r for r in self._requests if r not in victims]
+            turn = max(self._turn, self._ends.get(client, 0))
+            self._ends[client] = turn + frames
+            request = _Request(question, observations, client, turn)
+            bisect.insort(self._requests, request, key=lambda r: r.turn)
             self._wake.notify()
+        for victim in victims:
+            _settle(victim.answer, None, QueueFull(f"{self._max_queue} frames may wait (max_queue), shared evenly"))
         return request.answer
+
+    def _victims(self, client: str, frames: int) -> list[_Request]:
+        """The requests that have to leave the queue for this one."""
+        held: Counter[str] = Counter()
+        for request in self._requests:
+            held[request.client] += len(request.observations)
+        if held[client] + frames > self._max_per_client:
+            raise QueueFull(
+                f"{held[client]} frames of this client wait and {self._max_per_client} may (max_queue_per_client)"
+            )
+        waiting, victims = sum(held.values()), []
+        excess = waiting + frames - self._max_queue
+        while excess > 0:
+            greediest = max(held, key=held.__getitem__)
+            newest = [r for r in self._requests if r.client == greediest and r not in victims][-1:]
+            size = sum(len(r.observations) for r in newest)
+            if not newest or held[greediest] - size < held[client] + frames:
+                raise QueueFull(f"{waiting} frames wait and {self._max_queue} may (max_queue)")
+            victims += newest
+            held[greediest] -= size
+            excess -= size
+        return victims
 
     def call(self, chore: Callable[[], Any]) -> Future:
         """Runs ``chore()`` on the inference thread before the next batch, e.g. to publish an adapter.
@@ -134,7 +183,7 @@ class Batcher:
         while self._requests:
             head = self._requests[0]
             if head.answer.cancelled():
-                self._requests.popleft()
+                self._requests.pop(0)
                 continue
             batch, frames = [], 0
             for request in self._requests:
@@ -147,7 +196,9 @@ class Batcher:
             patience = head.arrived + self._max_delay - time.monotonic()
             if frames >= self._max_batch or patience <= 0 or self._closed or self._chores:
                 taken = {id(request) for request in batch}
-                self._requests = deque(r for r in self._requests if id(r) not in taken)
+                self._requests = [r for r in self._requests if id(r) not in taken]
+                self._turn = max(self._turn, head.turn + len(head.observations))
+                self._ends = {client: end for client, end in self._ends.items() if end > self._turn}
                 return batch
             self._wake.wait(patience)
         return []

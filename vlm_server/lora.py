@@ -6,6 +6,7 @@ The files are peft's, so that an adapter also loads with ``peft.PeftModel.from_p
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from pathlib import Path
 
@@ -20,12 +21,11 @@ from peft.functional import (
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
+from vlm_server.adapter_errors import AdapterInvalid
+
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_log = logging.getLogger(__name__)
 _PREFIX = "base_model.model."  # of every key in peft's files
-
-
-class AdapterInvalid(ValueError):
-    """An adapter's files do not fit the model, or hold values that are not finite."""
 
 
 def twin(model: torch.nn.Module) -> torch.nn.Module:
@@ -76,8 +76,9 @@ def add_saved(tree: torch.nn.Module, folder: Path, name: str) -> LoraConfig:
     try:
         config = LoraConfig.from_pretrained(folder)
         state = load_file(folder / WEIGHTS)
-    except Exception as error:  # peft and safetensors raise many kinds
-        raise AdapterInvalid(f"adapter files are unreadable: {error}") from None
+    except Exception as error:  # peft and safetensors raise many kinds, with paths in their words
+        _log.warning("the adapter in %s is unreadable: %s", folder, error)
+        raise AdapterInvalid("adapter files are unreadable; the server's log has the details") from None
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise AdapterInvalid(f"adapter tensor {key} is not finite")

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 import grpc
 
 from vlm_server import batching
-from vlm_server.adapters import AdapterCorrupt, AdapterInUse, AdapterNotFound
-from vlm_server.lora import AdapterInvalid
+from vlm_server.adapter_errors import AdapterInUse, AdapterInvalid, AdapterNotFound, NoRoom
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +50,10 @@ def refusing(context: grpc.ServicerContext) -> Iterator[None]:
         code, line = error.code, str(error)
     except AdapterNotFound as error:
         code, line = grpc.StatusCode.NOT_FOUND, str(error)
-    except (AdapterCorrupt, AdapterInvalid, AdapterInUse) as error:
+    except (AdapterInvalid, AdapterInUse) as error:
         code, line = grpc.StatusCode.FAILED_PRECONDITION, str(error)
+    except NoRoom as error:
+        code, line = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
     except batching.QueueFull as error:
         code, line = grpc.StatusCode.RESOURCE_EXHAUSTED, f"the queue is full: {error}; try again later"
     except batching.Closed:

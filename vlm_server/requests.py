@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 
+import grpc
 import numpy as np
 from covr.prior.v1 import prior_pb2 as pb
 
@@ -17,12 +18,14 @@ from vlm_server import tasks
 from vlm_server.defaults import TuningConfig
 from vlm_server.engine import Observation
 from vlm_server.limits import Limits
-from vlm_server.refusals import invalid, not_found
+from vlm_server.refusals import Refusal, invalid, not_found
 from vlm_server.tuning import Sample
 
 _RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"base|v[1-9][0-9]{0,8}")
 _REQUEST_ID = re.compile(r"[!-~]{0,128}")
+_SELECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+MAX_SELECTION = 32  # numbers about how samples were chosen
 _TARGETS = {pb.TuningConfig.TARGETS_ALL: "all", pb.TuningConfig.TARGETS_LANGUAGE: "language"}
 _WEIGHT_RULES = {
     pb.TuningConfig.WEIGHT_RULE_MAX_ABS: "max_abs",
@@ -30,6 +33,15 @@ _WEIGHT_RULES = {
     pb.TuningConfig.WEIGHT_RULE_ONES: "ones",
 }
 _CONSTRAINTS = {pb.Decoding.CONSTRAINT_FREE: False, pb.Decoding.CONSTRAINT_TEMPLATE: True}
+
+
+def protocol(client: str, server: str) -> None:
+    """Refuses a client that speaks another major version of the contract; "" says nothing of it."""
+    if client and client.partition(".")[0] != server.partition(".")[0]:
+        raise Refusal(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"protocol_version: this server speaks {server}, the client {client[:20]!r}; use equal major versions",
+        )
 
 
 def task(name: str) -> tasks.Task:
@@ -74,7 +86,7 @@ def observation(message: pb.Observation, task: tasks.Task, limits: Limits, field
     for side, value in (("height", height), ("width", width)):
         if not limits.min_side <= value <= limits.max_side:
             allowed = f"[{limits.min_side}, {limits.max_side}]"
-            raise invalid(f"{field}.frame.{side}: must be in {allowed} pixels, not {value}")
+            raise invalid(f"{field}.frame.{side}: must be in {allowed} pixels (min_side, max_side), not {value}")
     size = height * width * 3
     if len(frame.data) != size:
         raise invalid(f"{field}.frame.data: must be height * width * 3 = {size} bytes, not {len(frame.data)}")
@@ -83,7 +95,8 @@ def observation(message: pb.Observation, task: tasks.Task, limits: Limits, field
             allowed = ", ".join(task.state_names) or "none"
             raise invalid(f"{field}.state: {task.name} knows no {name[:40]!r}; it knows: {allowed}")
         if not abs(value) <= limits.max_state_value:
-            raise invalid(f"{field}.state[{name}]: must be within +-{limits.max_state_value:g}, not {value}")
+            allowed = f"+-{limits.max_state_value:g} (max_state_value)"
+            raise invalid(f"{field}.state[{name}]: must be within {allowed}, not {value}")
     pixels = np.frombuffer(frame.data, np.uint8).reshape(height, width, 3)
     return Observation(pixels, dict(message.state))
 
@@ -92,12 +105,26 @@ def observations(request: pb.PredictRequest, task: tasks.Task, limits: Limits) -
     """The pictures of a question, which all have one size."""
     count = len(request.observations)
     if not 1 <= count <= limits.max_frames_per_request:
-        raise invalid(f"observations: must be 1 to {limits.max_frames_per_request}, not {count}")
+        most = limits.max_frames_per_request
+        raise invalid(f"observations: must be 1 to {most} (max_frames_per_request), not {count}")
     checked = [observation(o, task, limits, f"observations[{i}]") for i, o in enumerate(request.observations)]
+    pixels, most = sum(each.frame.size // 3 for each in checked), limits.max_pixels_per_request
+    if pixels > most:
+        raise invalid(f"observations: may have {most} pixels together (max_pixels_per_request), not {pixels}")
     for i, each in enumerate(checked):
         if each.frame.shape != checked[0].frame.shape:
             raise invalid(f"observations[{i}].frame: must have the size of observations[0].frame")
     return checked
+
+
+def prompts(seen: list[Observation], task: tasks.Task, style: str, limits: Limits) -> list[str]:
+    """What the model is asked about each observation, without the picture."""
+    texts = [task.prompt(each.state, style) for each in seen]
+    longest = max(map(len, texts))
+    if longest > limits.max_prompt_chars:
+        most = limits.max_prompt_chars
+        raise invalid(f"observations: a prompt may have {most} characters (max_prompt_chars), not {longest}")
+    return texts
 
 
 def decoding(
@@ -112,7 +139,7 @@ def decoding(
         raise invalid(f"decoding.constraint: must be 0, 1 or 2, not {message.constraint}")
     most, asked = limits.max_new_tokens, message.max_new_tokens
     if asked > most:
-        raise invalid(f"decoding.max_new_tokens: must be at most {most}, not {asked}")
+        raise invalid(f"decoding.max_new_tokens: must be at most {most} (max_new_tokens), not {asked}")
     tokens = asked or min(max(tokens, task.max_reply_tokens), most)
     return _CONSTRAINTS.get(message.constraint, constrained), tokens
 
@@ -132,7 +159,7 @@ def sample(message: pb.Sample, task: tasks.Task, limits: Limits, index: int) -> 
     return Sample(seen, tuple(message.action), message.return_to_go)
 
 
-def tuning_config(message: pb.TuningConfig, defaults: TuningConfig) -> TuningConfig:
+def tuning_config(message: pb.TuningConfig, defaults: TuningConfig, limits: Limits) -> TuningConfig:
     """The settings of a job: the model's defaults where the message leaves a field open."""
     fields: dict = {
         name: value
@@ -148,6 +175,38 @@ def tuning_config(message: pb.TuningConfig, defaults: TuningConfig) -> TuningCon
         if value:
             fields[name] = words[value]
     try:
-        return dataclasses.replace(defaults, **fields)
+        config = dataclasses.replace(defaults, **fields)
     except ValueError as error:
         raise invalid(f"config.{error}") from None
+    if config.rank > limits.max_tuning_rank:
+        most = limits.max_tuning_rank
+        raise invalid(f"config.rank: must be at most {most} (max_tuning_rank), not {config.rank}")
+    return config
+
+
+def tuning_steps(config: TuningConfig, samples: int, limits: Limits) -> None:
+    """Refuses a job with more optimiser steps than one may have."""
+    steps = config.epochs * math.ceil(samples / config.batch_size)
+    steps, most = min(steps, config.max_steps or steps), limits.max_tuning_steps
+    if steps > most:
+        raise invalid(f"config: a job may have {most} steps (max_tuning_steps), not {steps}; set config.max_steps")
+
+
+def selection(message: pb.StartTuningRequest) -> dict[str, float]:
+    """How the samples were chosen, for the lineage."""
+    chosen = dict(message.selection)
+    if len(chosen) > MAX_SELECTION:
+        raise invalid(f"selection: may hold {MAX_SELECTION} numbers, not {len(chosen)}")
+    for name, value in chosen.items():
+        if not _SELECTION_NAME.fullmatch(name):
+            raise invalid(f"selection: names must match [a-z][a-z0-9_]{{0,31}}, not {name[:40]!r}")
+        if not math.isfinite(value):
+            raise invalid(f"selection[{name}]: must be finite, not {value}")
+    return chosen
+
+
+def promotion(value: int) -> bool:
+    """Whether a new version has to be better on held-out samples before it is activated."""
+    if value not in pb.Promotion.values():
+        raise invalid(f"promotion: must be 0, 1 or 2, not {value}")
+    return value == pb.PROMOTION_HOLDOUT_IMPROVES

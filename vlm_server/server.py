@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vlm_server import tasks
+from vlm_server.access import Access, Token
 from vlm_server.adapters import AdapterStore
+from vlm_server.admission import SPARE_CALLS, Admission
 from vlm_server.batching import Batcher, Question
 from vlm_server.datasets import DataSets
 from vlm_server.engine import Engine, Observation
+from vlm_server.interception import Refusals
 from vlm_server.jobs import Jobs
 from vlm_server.limits import Limits
 from vlm_server.models import Vlm
@@ -36,6 +40,7 @@ class Server:
         vlm: the loaded model.
         adapters: folder of the adapter versions; made if it does not exist.
         limits: what requests may ask for.
+        tokens: who may call what; empty: everybody everything.
         max_batch: frames answered together.
         max_delay_ms: how long a question waits for company.
         max_resident: adapters kept in memory.
@@ -48,6 +53,8 @@ class Server:
         vlm: Vlm,
         adapters: str | Path,
         limits: Limits,
+        *,
+        tokens: Sequence[Token] = (),
         max_batch: int = 16,
         max_delay_ms: float = 2.0,
         max_resident: int = 4,
@@ -56,15 +63,16 @@ class Server:
     ):
         self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s)
         engine = ResidentEngine(Engine(vlm), store, max_resident)
-        self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue)
+        self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
         self._jobs = Jobs(limits.max_queued_jobs)
         served = ServedAdapters(store, engine, self._batcher, vlm.digest)
         datasets = DataSets(limits.max_uploaded_bytes)
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
-            # Threads to spare, so that a call which is let in never waits for one.
-            futures.ThreadPoolExecutor(limits.max_concurrent_calls + 4, thread_name_prefix="rpc"),
-            maximum_concurrent_rpcs=limits.max_concurrent_calls,
+            # As many threads as calls, so that a call which is let in never waits for one.
+            futures.ThreadPoolExecutor(limits.max_concurrent_calls + SPARE_CALLS, thread_name_prefix="rpc"),
+            interceptors=[*([Access(tokens)] if tokens else []), Refusals(), Admission(limits)],
+            maximum_concurrent_rpcs=limits.max_concurrent_calls + SPARE_CALLS,
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -86,8 +94,11 @@ class Server:
             reflection.enable_server_reflection(names, self._grpc)
         self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
 
-    def start(self, address: str) -> str:
+    def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
         """Binds, warms the model up, serves; returns the bound address, with the port that 0 became.
+
+        Args:
+            credentials: of TLS; None: no TLS.
 
         Raises:
             ValueError: the address cannot be bound.
@@ -96,7 +107,10 @@ class Server:
             raise ValueError(f"address: somebody listens on {address} already")  # gRPC would take it from them
         before = os.umask(0o177)  # a unix socket is for its owner alone
         try:
-            port = self._grpc.add_insecure_port(address)
+            if credentials is None:
+                port = self._grpc.add_insecure_port(address)
+            else:
+                port = self._grpc.add_secure_port(address, credentials)
         except RuntimeError:
             port = 0
         finally:

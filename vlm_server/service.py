@@ -1,4 +1,7 @@
-"""The three services: requests in, checked; replies out, with who answered."""
+"""The three services: requests in, checked; replies out, with who answered.
+
+Exceptions become status codes around them (``interception.Refusals``).
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from typing import Any
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 
-from vlm_server import batching, datasets, jobs, requests, tasks, tuning
+from vlm_server import admission, batching, datasets, jobs, requests, tasks, tuning
+from vlm_server.adapter_errors import AdapterInvalid
 from vlm_server.adapters import BASE, AdapterRecord
 from vlm_server.engine import Reply
 from vlm_server.limits import Limits
-from vlm_server.lora import AdapterInvalid
 from vlm_server.models import Vlm
-from vlm_server.refusals import exhausted, invalid, not_found, refusing
+from vlm_server.refusals import exhausted, invalid, not_found
 from vlm_server.serving import Pinned, ServedAdapters
 
-PROTOCOL = "1.0"
+PROTOCOL = "1.1"
 _STATUS = {
     "ok": pb.REPLY_STATUS_OK,
     "clipped": pb.REPLY_STATUS_CLIPPED,
@@ -48,47 +51,47 @@ class PriorService(pb_grpc.PriorServiceServicer):
         self._vlm, self._limits, self._adapters, self._batcher = vlm, limits, adapters, batcher
 
     def GetServerInfo(self, request, context):
+        requests.protocol(request.protocol_version, PROTOCOL)
         vlm, limits = self._vlm, self._limits
-        published = {field.name: getattr(limits, field.name) for field in pb.Limits.DESCRIPTOR.fields}
         return pb.GetServerInfoResponse(
             protocol_version=PROTOCOL,
             model=vlm.name,
             model_digest=vlm.digest,
             model_type=vlm.model_type,
             parameters=vlm.parameters,
-            limits=pb.Limits(**published),
+            limits=pb.Limits(**dataclasses.asdict(limits)),
             tasks=[_task_info(task) for task in tasks.TASKS.values()],
         )
 
     def Predict(self, request, context):
-        with refusing(context):
-            task = requests.task(request.task)
-            observations = requests.observations(request, task, self._limits)
-            defaults = self._vlm.defaults
-            constrained, tokens = requests.decoding(
-                request.decoding, task, self._limits, defaults.constrained, defaults.max_new_tokens
-            )
-            run, version = requests.adapter(request.run, request.adapter)
-            with self._adapters.pinned(run, version) as pinned:
-                shape = observations[0].frame.shape
-                question = batching.Question(task, pinned.key, constrained, tokens, shape)
-                future = self._batcher.submit(question, observations)
-                if not context.add_callback(future.cancel):
-                    future.cancel()  # the call is over already
-                answer = future.result()
-            return pb.PredictResponse(
-                predictions=[
-                    _prediction(task, reply, task.prompt(each.state, defaults.prompt_style))
-                    for reply, each in zip(answer.replies, observations, strict=True)
-                ],
-                adapter=_reference(pinned),
-                timings=pb.Timings(
-                    queue_ms=answer.queue_ms,
-                    encode_ms=answer.encode_ms,
-                    generate_ms=answer.generate_ms,
-                    batch_size=answer.batch_size,
-                ),
-            )
+        task = requests.task(request.task)
+        observations = requests.observations(request, task, self._limits)
+        defaults = self._vlm.defaults
+        prompts = requests.prompts(observations, task, defaults.prompt_style, self._limits)
+        constrained, tokens = requests.decoding(
+            request.decoding, task, self._limits, defaults.constrained, defaults.max_new_tokens
+        )
+        run, version = requests.adapter(request.run, request.adapter)
+        with self._adapters.pinned(run, version) as pinned:
+            shape = observations[0].frame.shape
+            question = batching.Question(task, pinned.key, constrained, tokens, shape)
+            future = self._batcher.submit(question, observations, admission.client(context, run))
+            if not context.add_callback(future.cancel):
+                future.cancel()  # the call is over already
+            answer = future.result()
+        return pb.PredictResponse(
+            predictions=[
+                _prediction(task, reply, prompt)
+                for reply, prompt in zip(answer.replies, prompts, strict=True)
+            ],
+            adapter=_reference(pinned),
+            timings=pb.Timings(
+                queue_ms=answer.queue_ms,
+                encode_ms=answer.encode_ms,
+                generate_ms=answer.generate_ms,
+                batch_size=answer.batch_size,
+            ),
+        )
 
 
 class TuningService(pb_grpc.TuningServiceServicer):
@@ -105,43 +108,43 @@ class TuningService(pb_grpc.TuningServiceServicer):
         self._vlm, self._limits, self._adapters, self._sets, self._jobs = vlm, limits, adapters, sets, queue
 
     def UploadSamples(self, request_iterator, context):
-        with refusing(context):
-            first = next(request_iterator, pb.UploadSamplesRequest())
-            if first.WhichOneof("part") != "header":
-                raise invalid("header: must be the first message of an upload")
-            task, run = requests.task(first.header.task), requests.run(first.header.run)
-            most = self._limits.max_tuning_samples
-            with self._sets.upload(run, task) as upload:
-                for message in request_iterator:
-                    if message.WhichOneof("part") != "chunk":
-                        raise invalid("chunk: every message after the header must hold one")
-                    for sample in message.chunk.samples:
-                        index = len(upload.samples)
-                        if index == most:
-                            raise invalid(f"samples: a data set may hold {most}")
-                        try:
-                            upload.append(requests.sample(sample, task, self._limits, index))
-                        except datasets.NoRoom:
-                            room = self._limits.max_uploaded_bytes
-                            raise exhausted(f"samples: uploads fill the {room} bytes they may") from None
-                if not upload.samples:
-                    raise invalid("samples: a data set needs at least one")
-                data = upload.finish()
-            return pb.UploadSamplesResponse(dataset=data.id, samples=len(data.samples), digest=data.digest)
+        first = next(request_iterator, pb.UploadSamplesRequest())
+        if first.WhichOneof("part") != "header":
+            raise invalid("header: must be the first message of an upload")
+        task, run = requests.task(first.header.task), requests.run(first.header.run)
+        most = self._limits.max_tuning_samples
+        with self._sets.upload(run, task) as upload:
+            for message in request_iterator:
+                if message.WhichOneof("part") != "chunk":
+                    raise invalid("chunk: every message after the header must hold one")
+                for sample in message.chunk.samples:
+                    index = len(upload.samples)
+                    if index == most:
+                        raise invalid(f"samples: a data set may hold {most} (max_tuning_samples)")
+                    try:
+                        upload.append(requests.sample(sample, task, self._limits, index))
+                    except datasets.NoRoom:
+                        room = self._limits.max_uploaded_bytes
+                        raise exhausted(
+                            f"samples: uploads fill the {room} bytes they may (max_uploaded_bytes)"
+                        ) from None
+            if not upload.samples:
+                raise invalid("samples: a data set needs at least one")
+            data = upload.finish()
+        return pb.UploadSamplesResponse(dataset=data.id, samples=len(data.samples), digest=data.digest)
 
     def StartTuning(self, request, context):
-        with refusing(context):
-            run, request_id = requests.run(request.run), requests.request_id(request.request_id)
-            config = requests.tuning_config(request.config, self._vlm.defaults.tuning)
-            job = self._jobs.find(run, request_id) if request_id else None
-            if job is None:
-                version = requests.version(request.parent, "parent") if request.parent else ""
-                full = len(self._adapters.list(run)) >= self._limits.max_adapters_per_run
-                if full and not (request_id and self._adapters.made_by(run, request_id)):
-                    most = self._limits.max_adapters_per_run
-                    raise exhausted(f"run: {run} has the {most} adapter versions that it may; delete some")
-                job = self._start(run, request_id, request.dataset, version, config, request.activate)
-            return pb.StartTuningResponse(job=job.id)
+        run, request_id = requests.run(request.run), requests.request_id(request.request_id)
+        config = requests.tuning_config(request.config, self._vlm.defaults.tuning, self._limits)
+        job = self._jobs.find(run, request_id) if request_id else None
+        if job is None:
+            version = requests.version(request.parent, "parent") if request.parent else ""
+            full = len(self._adapters.list(run)) >= self._limits.max_adapters_per_run
+            if full and not (request_id and self._adapters.made_by(run, request_id)):
+                most = self._limits.max_adapters_per_run
+                raise exhausted(f"run: {run} has the {most} adapter versions that it may; delete some")
+            job = self._start(run, request_id, request.dataset, version, config, request.activate)
+        return pb.StartTuningResponse(job=job.id)
 
     def _start(self, run, request_id, dataset, version, config, activate) -> jobs.Job:
         with ExitStack() as held:
@@ -149,6 +152,7 @@ class TuningService(pb_grpc.TuningServiceServicer):
             if data is None:
                 raise not_found(f"dataset: run {run} has none called {dataset[:80]!r}; upload it (again)")
             held.callback(self._sets.release, dataset)
+            requests.tuning_steps(config, len(data.samples), self._limits)
             parent = held.enter_context(self._adapters.pinned(run, version))
 
             def work(job: jobs.Job) -> pb.TuningResult:
@@ -159,7 +163,8 @@ class TuningService(pb_grpc.TuningServiceServicer):
         try:
             return self._jobs.start(run, request_id, work, release)
         except jobs.QueueFull:
-            raise exhausted("the queue of tuning jobs is full; try again later") from None
+            most = self._limits.max_queued_jobs
+            raise exhausted(f"{most} tuning jobs wait in the queue (max_queued_jobs); try again later") from None
 
     def _tune(self, job, request_id, data, parent, config, activate) -> pb.TuningResult:
         """A new version; or the one that this request made before its caller, or a server, was gone."""
@@ -194,22 +199,20 @@ class TuningService(pb_grpc.TuningServiceServicer):
         return _tuning_result(pinned.version, pinned.digest, activate, dataclasses.asdict(outcome.statistics))
 
     def WatchTuning(self, request, context):
-        with refusing(context):
-            job = self._job(request.job)
-            for progress in self._jobs.watch(job, context.is_active):
-                yield pb.WatchTuningResponse(
-                    state=_STATES[progress.state],
-                    step=progress.step,
-                    steps=progress.steps,
-                    loss=progress.loss,
-                    result=progress.result,
-                    error=progress.error,
-                )
+        job = self._job(request.job)
+        for progress in self._jobs.watch(job, context.is_active):
+            yield pb.WatchTuningResponse(
+                state=_STATES[progress.state],
+                step=progress.step,
+                steps=progress.steps,
+                loss=progress.loss,
+                result=progress.result,
+                error=progress.error,
+            )
 
     def CancelTuning(self, request, context):
-        with refusing(context):
-            progress = self._jobs.cancel(self._job(request.job))
-            return pb.CancelTuningResponse(state=_STATES[progress.state])
+        progress = self._jobs.cancel(self._job(request.job))
+        return pb.CancelTuningResponse(state=_STATES[progress.state])
 
     def _job(self, ident: str) -> jobs.Job:
         job = self._jobs.get(ident)
@@ -226,32 +229,28 @@ class AdapterService(pb_grpc.AdapterServiceServicer):
         self._base = Pinned(BASE, vlm.digest)
 
     def ListAdapters(self, request, context):
-        with refusing(context):
-            run = requests.run(request.run)
-            active = self._adapters.active(run)
-            versions = [self._info(record, active) for record in self._adapters.list(run)]
-            return pb.ListAdaptersResponse(adapters=[self._base_info(active), *versions])
+        run = requests.run(request.run)
+        active = self._adapters.active(run)
+        versions = [self._info(record, active) for record in self._adapters.list(run)]
+        return pb.ListAdaptersResponse(adapters=[self._base_info(active), *versions])
 
     def GetAdapter(self, request, context):
-        with refusing(context):
-            run, version = requests.run(request.run), requests.version(request.version, "version")
-            active = self._adapters.active(run)
-            if version == BASE:
-                return pb.GetAdapterResponse(adapter=self._base_info(active))
-            return pb.GetAdapterResponse(adapter=self._info(self._adapters.get(run, version), active))
+        run, version = requests.run(request.run), requests.version(request.version, "version")
+        active = self._adapters.active(run)
+        if version == BASE:
+            return pb.GetAdapterResponse(adapter=self._base_info(active))
+        return pb.GetAdapterResponse(adapter=self._info(self._adapters.get(run, version), active))
 
     def ActivateAdapter(self, request, context):
-        with refusing(context):
-            run, version = requests.run(request.run), requests.version(request.version, "version")
-            return pb.ActivateAdapterResponse(adapter=_reference(self._adapters.activate(run, version)))
+        run, version = requests.run(request.run), requests.version(request.version, "version")
+        return pb.ActivateAdapterResponse(adapter=_reference(self._adapters.activate(run, version)))
 
     def DeleteAdapter(self, request, context):
-        with refusing(context):
-            run, version = requests.run(request.run), requests.version(request.version, "version")
-            if version == BASE:
-                raise invalid("version: base always exists")
-            self._adapters.delete(run, version)
-            return pb.DeleteAdapterResponse()
+        run, version = requests.run(request.run), requests.version(request.version, "version")
+        if version == BASE:
+            raise invalid("version: base always exists")
+        self._adapters.delete(run, version)
+        return pb.DeleteAdapterResponse()
 
     def _base_info(self, active: str) -> pb.AdapterInfo:
         return pb.AdapterInfo(adapter=_reference(self._base), active=active == BASE, manifest_json="{}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import grpc
+from covr.prior.channel import connect
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 
@@ -15,7 +16,7 @@ from covr_jax.priors import wire
 from covr_jax.priors.source import PriorUnavailable, Progress, TuningFailed
 from covr_jax.types import Label, Observation, Sample, TuningReport
 
-PROTOCOL_MAJOR = 1
+PROTOCOL = "1.1"  # of covr.prior.v1; servers of another major version are refused
 CHUNK_BYTES = 1_900_000  # of one upload message; below the 2 MB that any server takes
 
 
@@ -26,11 +27,13 @@ class GrpcPrior:
     of its weights (of the base model's for "base"; "" before it is known).
 
     Args:
-      address: "host:port", "grpc://host:port" or "unix:path".
+      address: "host:port", "grpc://host:port", "grpcs://host:port" (TLS) or "unix:path".
       task: name that the server knows, e.g. "dmc/cartpole/swingup".
       run: namespace of the adapters; "" asks the base model and cannot be tuned.
       deadline_s: of one call of predict, seconds.
       constraint: "default", "free" or "template" decoding.
+      token_file: holds the token that the server wants; "": none.
+      ca_file: PEM certificates that the server's is checked against; "": the system's.
 
     Raises (one line each):
       PriorUnavailable: nobody answers at the address.
@@ -38,24 +41,32 @@ class GrpcPrior:
     """
 
     def __init__(
-        self, address: str, task: str, run: str = "", deadline_s: float = 60.0, constraint: str = "default"
+        self,
+        address: str,
+        task: str,
+        run: str = "",
+        deadline_s: float = 60.0,
+        constraint: str = "default",
+        token_file: str = "",
+        ca_file: str = "",
     ):
         if constraint not in wire.CONSTRAINTS:
             raise ValueError(f"prior.constraint is {constraint!r}; allowed: {', '.join(wire.CONSTRAINTS)}")
         if not deadline_s > 0:
             raise ValueError(f"prior.deadline_s is {deadline_s}; it must be above 0 seconds")
-        self.address = address.removeprefix("grpc://")
+        self.address = address.removeprefix("grpcs://").removeprefix("grpc://")
         self.task = task
         self.run = run
         self.deadline_s = deadline_s
+        self._files = token_file, ca_file
         self._decoding = pb.Decoding(constraint=wire.CONSTRAINTS[constraint])
-        with _channel(self.address, 4 << 20) as channel:
+        with connect(address, 4 << 20, *self._files) as channel:
             info = self._info(pb_grpc.PriorServiceStub(channel))
         known = self._checked_task(info)
         self.limits = info.limits
         self.action_dim = len(known.actions)
         self._state_names = tuple(known.state)
-        self._channel = _channel(self.address, info.limits.max_message_bytes or 4 << 20)
+        self._channel = connect(address, info.limits.max_message_bytes or 4 << 20, *self._files)
         self._prior = pb_grpc.PriorServiceStub(self._channel)
         self._tuning = pb_grpc.TuningServiceStub(self._channel)
         self._adapters = pb_grpc.AdapterServiceStub(self._channel)
@@ -80,7 +91,11 @@ class GrpcPrior:
         limits = self.limits
         messages = [wire.observation(seen.frame, seen.state, self._state_names) for seen in observations]
         room = (limits.max_message_bytes or 4 << 20) - 4096  # task, run and framing
-        for part in wire.chunks(messages, limits.max_frames_per_request or len(messages), room):
+        count = limits.max_frames_per_request or len(messages)
+        if limits.max_pixels_per_request and messages:
+            largest = max(each.frame.height * each.frame.width for each in messages)
+            count = max(1, min(count, limits.max_pixels_per_request // largest))
+        for part in wire.chunks(messages, count, room):
             request = pb.PredictRequest(
                 task=self.task, run=self.run, observations=part, decoding=self._decoding
             )
@@ -166,9 +181,12 @@ class GrpcPrior:
 
     def _info(self, stub: pb_grpc.PriorServiceStub) -> pb.GetServerInfoResponse:
         try:
-            return stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self.deadline_s)
+            request = pb.GetServerInfoRequest(protocol_version=PROTOCOL)
+            return stub.GetServerInfo(request, timeout=self.deadline_s)
         except (grpc.RpcError, ValueError) as error:
-            raise PriorUnavailable(self._line("GetServerInfo", error)) from error
+            line = self._line("GetServerInfo", error)
+            refused = isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.FAILED_PRECONDITION
+            raise ValueError(line) if refused else PriorUnavailable(line) from error
 
     def _active(self) -> tuple[str, str]:
         """Version and digest of what answers for this run."""
@@ -183,10 +201,11 @@ class GrpcPrior:
         return next(((adapter.version, adapter.digest) for adapter in known), ("base", ""))
 
     def _checked_task(self, info: pb.GetServerInfoResponse) -> pb.TaskInfo:
-        if info.protocol_version.split(".")[0] != str(PROTOCOL_MAJOR):
+        major = PROTOCOL.partition(".")[0]
+        if info.protocol_version.partition(".")[0] != major:
             raise ValueError(
                 f"prior server at {self.address} speaks protocol {info.protocol_version!r}; "
-                f"this learner needs {PROTOCOL_MAJOR}.x"
+                f"this learner needs {major}.x"
             )
         for known in info.tasks:
             if known.name == self.task:
@@ -224,6 +243,8 @@ class GrpcPrior:
             grpc.StatusCode.DEADLINE_EXCEEDED: "it hangs or is slow; raise the deadline or restart it",
             grpc.StatusCode.RESOURCE_EXHAUSTED: "ask less often or raise the server's limits",
             grpc.StatusCode.UNIMPLEMENTED: "this is no prior server, or an old one",
+            grpc.StatusCode.UNAUTHENTICATED: "set prior.token_file",
+            grpc.StatusCode.PERMISSION_DENIED: "get a token with that scope from python -m vlm_server.tokens",
         }.get(code, "see the server's log")
         return f"{what} failed with {code.name} at prior server {self.address} ({details[:300]}); {hint}"
 
@@ -237,18 +258,3 @@ def _request_id(parent: str, samples_digest: str, config: pb.TuningConfig) -> st
 def _left(end: float) -> float:
     """Seconds until ``end``; just above zero when it has passed, so that the call itself reports it."""
     return max(end - time.monotonic(), 1e-3)
-
-
-def _channel(address: str, max_message_bytes: int) -> grpc.Channel:
-    return grpc.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            # A restarted server is found again within seconds; the default backs off to minutes.
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 2000),
-            # An http_proxy variable would swallow loopback addresses.
-            ("grpc.enable_http_proxy", 0),
-        ],
-    )

@@ -137,6 +137,36 @@ def test_another_major_version_is_refused_in_one_line(fake, address):
         GrpcPrior(address, TASK)
 
 
+def test_a_server_that_refuses_this_version_is_told_from_one_that_is_away(fake, address, monkeypatch):
+    def refuse(self, request, context):
+        assert request.protocol_version == "1.1"
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol_version: this server speaks 2.0")
+
+    monkeypatch.setattr(FakeServer, "GetServerInfo", refuse)
+    with pytest.raises(ValueError, match=r"GetServerInfo failed with FAILED_PRECONDITION .*speaks 2\.0"):
+        GrpcPrior(address, TASK)
+
+
+def test_the_token_of_a_file_goes_with_every_call(fake, address, tmp_path, monkeypatch):
+    seen_tokens = []
+
+    def predict(request, context):
+        seen_tokens.append(dict(context.invocation_metadata()).get("authorization"))
+        return [prediction()]
+
+    fake.answer = predict
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef\n")
+    file.chmod(0o600)
+    prior = GrpcPrior(address, TASK, token_file=str(file))
+    prior.predict([seen()])
+    prior.close()
+    assert seen_tokens == ["Bearer 0123456789abcdef"]
+    file.chmod(0o644)
+    with pytest.raises(ValueError, match="open to others"):
+        GrpcPrior(address, TASK, token_file=str(file))
+
+
 def test_an_unknown_task_is_refused_with_those_that_are_known(address):
     with pytest.raises(ValueError, match=r"does not know task 'dmc/hopper/hop'; it knows dmc/reacher/easy$"):
         GrpcPrior(address, "dmc/hopper/hop")
@@ -221,6 +251,14 @@ def test_more_questions_than_a_request_may_hold_keep_their_order(fake, prior):
     labels = prior.predict([seen(value) for value in range(11)])
     assert [len(request.observations) for request in fake.predicts] == [4, 4, 3]
     np.testing.assert_allclose([label.action[0] for label in labels], np.arange(11) / 100, rtol=1e-6)
+
+
+def test_a_request_has_no_more_pixels_than_it_may(fake, address):
+    fake.limits.max_pixels_per_request = 2 * 10 * 12 + 1
+    prior = GrpcPrior(address, TASK)
+    assert len(prior.predict([seen()] * 5)) == 5
+    assert [len(request.observations) for request in fake.predicts] == [2, 2, 1]
+    prior.close()
 
 
 def test_a_hanging_server_costs_one_deadline(fake, address):

@@ -133,6 +133,53 @@ def test_queue_is_bounded_in_frames(engine, make):
     batcher.submit(question(), ["c", "d"])  # abandoned frames do not count
 
 
+def test_clients_take_turns_by_frames(engine, make):
+    batcher = make(max_batch=2, max_delay_ms=0)
+    block(engine, batcher)
+    futures = [batcher.submit(question(), [f"a{i}", f"a{i}"], "greedy") for i in range(4)]
+    futures += [batcher.submit(question(), [f"b{i}"], "modest") for i in range(2)]
+    futures += [batcher.submit(question(task="other"), ["c0"], "third")]
+    engine.gate.set()
+    for future in futures:
+        future.result(5)
+    order = [observations[0] for _, observations in engine.batches[1:]]
+    # Turns: a0 0, a1 2, a2 4, a3 6; b0 0, b1 1; c0 0; the blocker ends at 1, so that nobody's turn is before it.
+    assert order.index("b0") < order.index("a1") and order.index("c0") < order.index("a1")
+    assert [o for o in order if o.startswith("a")] == ["a0", "a1", "a2", "a3"]
+
+
+def test_a_stream_of_new_clients_does_not_starve_an_old_one(engine, make):
+    batcher = make(max_batch=1, max_delay_ms=0, max_queue=1000)
+    block(engine, batcher)
+    old = [batcher.submit(question(), [f"old{i}"], "old") for i in range(3)]
+    new = [batcher.submit(question(), [f"new{i}"], f"new{i}") for i in range(3)]
+    engine.gate.set()
+    for i in range(3, 40):
+        new.append(batcher.submit(question(), [f"new{i}"], f"new{i}"))
+        new[i - 3].result(5)
+    for future in old + new:
+        future.result(5)
+    order = [observations[0] for _, observations in engine.batches[1:]]
+    assert order.index("old2") < 20
+    assert not batcher._ends or len(batcher._ends) < 5  # clients that have gone are forgotten
+
+
+def test_one_client_cannot_fill_the_queue(engine, make):
+    batcher = make(max_batch=4, max_queue=8, max_queue_per_client=6, max_delay_ms=0)
+    block(engine, batcher)
+    greedy = [batcher.submit(question(), ["g", "g"], "greedy") for _ in range(3)]
+    with pytest.raises(QueueFull, match="max_queue_per_client"):
+        batcher.submit(question(), ["g"], "greedy")
+    batcher.submit(question(), ["m", "m"], "modest")
+    third = batcher.submit(question(), ["t"], "third")  # takes the room of the greediest client's newest request
+    with pytest.raises(QueueFull, match="shared evenly"):
+        greedy[2].result(1)
+    with pytest.raises(QueueFull, match="max_queue"):
+        batcher.submit(question(), ["x"] * 4, "late")  # nobody holds more than it would
+    engine.gate.set()
+    assert third.result(5).replies == ["None:t"] and greedy[1].result(5).replies == ["None:g"] * 2
+
+
 def test_cancelled_requests_are_dropped_before_they_are_computed(engine, make):
     batcher = make(max_batch=4, max_delay_ms=0)
     block(engine, batcher)

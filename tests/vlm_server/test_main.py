@@ -16,7 +16,7 @@ from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 from PIL import Image
 
-from vlm_server.__main__ import checked_address
+from vlm_server.addresses import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protos'}"}
@@ -160,6 +160,10 @@ def alive(pid):
         (["--model=/nowhere"], "no folder '/nowhere'"),
         (["--modell=tiny"], "modell"),
         (["--threads=0"], "threads"),
+        (["--max_queue=0"], "max_queue"),
+        (["--min_side=64", "--max_side=32"], "min_side: must be at most max_side"),
+        (["--tokens=/nowhere.json"], "/nowhere.json"),
+        (["--tls_cert=/nowhere.pem"], "belong together"),
         (["tiny"], "--flag=value"),
     ],
 )
@@ -195,7 +199,7 @@ def test_ask_fails_in_one_line(arguments, words, picture):
     ],
 )
 def test_addresses_of_this_machine_are_taken(text, bound):
-    assert checked_address(text) == bound
+    assert checked(text) == bound
 
 
 @pytest.mark.parametrize(
@@ -205,8 +209,15 @@ def test_addresses_of_this_machine_are_taken(text, bound):
 )  # fmt: skip
 def test_other_addresses_are_refused(text):
     with pytest.raises(ValueError, match=r"^address: ") as caught:
-        checked_address(text)
+        checked(text)
     assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:1", "[::]:50051", "10.0.0.1:0", "example.org:1"])
+def test_other_machines_are_let_in_past_a_guard_or_on_request(text):
+    with pytest.raises(ValueError, match="needs --tokens, --tls_cert and --tls_key"):
+        checked(text)
+    assert checked(text, guarded=True) == checked(text, insecure=True) == text
 
 
 @pytest.mark.parametrize(("module", "flags"), [("vlm_server", "model adapters"), ("vlm_server.ask", "image")])

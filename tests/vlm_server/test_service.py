@@ -33,6 +33,9 @@ SMALL = Limits(
     max_tuning_samples=40,
     max_adapters_per_run=3,
     max_uploaded_bytes=60 * 84 * 84 * 3,
+    max_pixels_per_request=8 * 84 * 84,
+    max_tuning_rank=64,
+    max_tuning_steps=10_000,
 )
 CONFIG = pb.TuningConfig(rank=4, alpha=8, max_steps=3, batch_size=4, learning_rate=1e-2, holdout=0.25)
 
@@ -164,10 +167,20 @@ def test_info_publishes_limits_and_tasks(client, vlm):
     assert info.protocol_version.split(".")[0] == "1"
     assert (info.model, info.model_type, info.parameters) == ("tiny", "qwen2_5_vl", vlm.parameters)
     assert len(info.model_digest) == 64
-    assert info.limits.max_frames_per_request == 8 and info.limits.max_queue == 8
+    assert {field.name: getattr(info.limits, field.name) for field in info.limits.DESCRIPTOR.fields} == vars(SMALL)
     assert [t.name for t in info.tasks] == list(tasks.TASKS)
     drive = next(t for t in info.tasks if t.name == "carla/highway")
     assert [a.name for a in drive.actions] == ["steer", "throttle"] and list(drive.state) == ["speed", "yaw"]
+
+
+def test_a_client_of_another_major_version_is_refused_in_one_line(client):
+    def ask(version):
+        return client.prior.GetServerInfo(pb.GetServerInfoRequest(protocol_version=version), timeout=5)
+
+    assert ask("1.0").protocol_version == ask("1.99").protocol_version == ask("").protocol_version
+    for version in ("2.0", "11.0", "0.1", "x" * 9999):
+        code, details = refused(lambda version=version: ask(version))
+        assert code == "FAILED_PRECONDITION" and "speaks 1." in details and version[:20] in details
 
 
 def test_answers_come_in_order_and_do_not_depend_on_company(client, vlm):
@@ -227,6 +240,11 @@ WRONG = {
         dict(task="carla/highway", observations=[observation(state={"yaw": 1e300})]),
         "INVALID_ARGUMENT",
         "yaw",
+    ),
+    "many pixels": (
+        dict(observations=[observation(height=128, width=128)] * 4),
+        "INVALID_ARGUMENT",
+        "max_pixels_per_request",
     ),
     "many tokens": (dict(decoding=pb.Decoding(max_new_tokens=2**31)), "INVALID_ARGUMENT", "max_new_tokens"),
     "unknown constraint": (dict(decoding=pb.Decoding(constraint=7)), "INVALID_ARGUMENT", "constraint"),
@@ -600,6 +618,9 @@ def test_jobs_are_idempotent_cancellable_bounded_and_fail_alone(start, tmp_path)
     assert refused(lambda: begin(parent="v9"))[0] == "NOT_FOUND"
     assert refused(lambda: begin(parent="../v1"))[0] == "INVALID_ARGUMENT"
     assert refused(lambda: begin("two words"))[0] == "INVALID_ARGUMENT"
+    assert "max_tuning_rank" in refused(lambda: begin(config=pb.TuningConfig(rank=65)))[1]
+    endless = pb.TuningConfig(rank=4, epochs=1000, batch_size=1, max_steps=0)
+    assert "max_tuning_steps" in refused(lambda: begin(config=endless))[1]
     for wrong in (dict(rank=10**6), dict(learning_rate=float("nan")), dict(holdout=0.9), dict(targets=9)):
         code, details = refused(lambda wrong=wrong: begin(config=pb.TuningConfig(**wrong)))
         assert code == "INVALID_ARGUMENT" and f"config.{next(iter(wrong))}" in details

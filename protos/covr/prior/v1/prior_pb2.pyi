@@ -14,6 +14,12 @@ class ReplyStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REPLY_STATUS_CLIPPED: _ClassVar[ReplyStatus]
     REPLY_STATUS_MALFORMED: _ClassVar[ReplyStatus]
 
+class Promotion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROMOTION_UNSPECIFIED: _ClassVar[Promotion]
+    PROMOTION_ALWAYS: _ClassVar[Promotion]
+    PROMOTION_HOLDOUT_IMPROVES: _ClassVar[Promotion]
+
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
@@ -26,6 +32,9 @@ REPLY_STATUS_UNSPECIFIED: ReplyStatus
 REPLY_STATUS_OK: ReplyStatus
 REPLY_STATUS_CLIPPED: ReplyStatus
 REPLY_STATUS_MALFORMED: ReplyStatus
+PROMOTION_UNSPECIFIED: Promotion
+PROMOTION_ALWAYS: Promotion
+PROMOTION_HOLDOUT_IMPROVES: Promotion
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_RUNNING: JobState
@@ -34,11 +43,13 @@ JOB_STATE_FAILED: JobState
 JOB_STATE_CANCELLED: JobState
 
 class GetServerInfoRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("protocol_version",)
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: str
+    def __init__(self, protocol_version: _Optional[str] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("protocol_version", "model", "model_digest", "model_type", "parameters", "limits", "tasks")
+    __slots__ = ("protocol_version", "model", "model_digest", "model_type", "parameters", "limits", "tasks", "fault_injection")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +57,7 @@ class GetServerInfoResponse(_message.Message):
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_INJECTION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: str
     model: str
     model_digest: str
@@ -53,10 +65,11 @@ class GetServerInfoResponse(_message.Message):
     parameters: int
     limits: Limits
     tasks: _containers.RepeatedCompositeFieldContainer[TaskInfo]
-    def __init__(self, protocol_version: _Optional[str] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., model_type: _Optional[str] = ..., parameters: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ...) -> None: ...
+    fault_injection: bool
+    def __init__(self, protocol_version: _Optional[str] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., model_type: _Optional[str] = ..., parameters: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., tasks: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ..., fault_injection: bool = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_frames_per_request", "min_side", "max_side", "max_new_tokens", "max_queue", "max_concurrent_calls", "max_tuning_samples", "max_adapters_per_run")
+    __slots__ = ("max_message_bytes", "max_frames_per_request", "min_side", "max_side", "max_new_tokens", "max_queue", "max_concurrent_calls", "max_tuning_samples", "max_adapters_per_run", "max_pixels_per_request", "max_prompt_chars", "max_queue_per_client", "max_calls_per_client", "max_uploaded_bytes", "max_queued_jobs", "max_adapter_bytes", "max_state_value", "max_tuning_rank", "max_tuning_steps")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_FRAMES_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MIN_SIDE_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +79,16 @@ class Limits(_message.Message):
     MAX_CONCURRENT_CALLS_FIELD_NUMBER: _ClassVar[int]
     MAX_TUNING_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_ADAPTERS_PER_RUN_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROMPT_CHARS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUE_PER_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    MAX_CALLS_PER_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    MAX_UPLOADED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_JOBS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ADAPTER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STATE_VALUE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TUNING_RANK_FIELD_NUMBER: _ClassVar[int]
+    MAX_TUNING_STEPS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_frames_per_request: int
     min_side: int
@@ -75,7 +98,17 @@ class Limits(_message.Message):
     max_concurrent_calls: int
     max_tuning_samples: int
     max_adapters_per_run: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_frames_per_request: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_concurrent_calls: _Optional[int] = ..., max_tuning_samples: _Optional[int] = ..., max_adapters_per_run: _Optional[int] = ...) -> None: ...
+    max_pixels_per_request: int
+    max_prompt_chars: int
+    max_queue_per_client: int
+    max_calls_per_client: int
+    max_uploaded_bytes: int
+    max_queued_jobs: int
+    max_adapter_bytes: int
+    max_state_value: float
+    max_tuning_rank: int
+    max_tuning_steps: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_frames_per_request: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_concurrent_calls: _Optional[int] = ..., max_tuning_samples: _Optional[int] = ..., max_adapters_per_run: _Optional[int] = ..., max_pixels_per_request: _Optional[int] = ..., max_prompt_chars: _Optional[int] = ..., max_queue_per_client: _Optional[int] = ..., max_calls_per_client: _Optional[int] = ..., max_uploaded_bytes: _Optional[int] = ..., max_queued_jobs: _Optional[int] = ..., max_adapter_bytes: _Optional[int] = ..., max_state_value: _Optional[float] = ..., max_tuning_rank: _Optional[int] = ..., max_tuning_steps: _Optional[int] = ...) -> None: ...
 
 class TaskInfo(_message.Message):
     __slots__ = ("name", "actions", "state")
@@ -289,20 +322,33 @@ class TuningConfig(_message.Message):
     def __init__(self, rank: _Optional[int] = ..., alpha: _Optional[float] = ..., dropout: _Optional[float] = ..., targets: _Optional[_Union[TuningConfig.Targets, str]] = ..., learning_rate: _Optional[float] = ..., epochs: _Optional[int] = ..., max_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., label_smoothing: _Optional[float] = ..., weight_rule: _Optional[_Union[TuningConfig.WeightRule, str]] = ..., holdout: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class StartTuningRequest(_message.Message):
-    __slots__ = ("run", "dataset", "parent", "config", "activate", "request_id")
+    __slots__ = ("run", "dataset", "parent", "config", "activate", "request_id", "promotion", "keep_latest", "selection")
+    class SelectionEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     RUN_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     ACTIVATE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMOTION_FIELD_NUMBER: _ClassVar[int]
+    KEEP_LATEST_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
     run: str
     dataset: str
     parent: str
     config: TuningConfig
     activate: bool
     request_id: str
-    def __init__(self, run: _Optional[str] = ..., dataset: _Optional[str] = ..., parent: _Optional[str] = ..., config: _Optional[_Union[TuningConfig, _Mapping]] = ..., activate: bool = ..., request_id: _Optional[str] = ...) -> None: ...
+    promotion: Promotion
+    keep_latest: int
+    selection: _containers.ScalarMap[str, float]
+    def __init__(self, run: _Optional[str] = ..., dataset: _Optional[str] = ..., parent: _Optional[str] = ..., config: _Optional[_Union[TuningConfig, _Mapping]] = ..., activate: bool = ..., request_id: _Optional[str] = ..., promotion: _Optional[_Union[Promotion, str]] = ..., keep_latest: _Optional[int] = ..., selection: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class StartTuningResponse(_message.Message):
     __slots__ = ("job",)
@@ -333,7 +379,7 @@ class WatchTuningResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[JobState, str]] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., result: _Optional[_Union[TuningResult, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class TuningResult(_message.Message):
-    __slots__ = ("adapter", "activated", "train_loss_first", "train_loss_last", "holdout_loss_before", "holdout_loss_after", "train_samples", "holdout_samples", "weight_mean", "weight_positive_share", "seconds")
+    __slots__ = ("adapter", "activated", "train_loss_first", "train_loss_last", "holdout_loss_before", "holdout_loss_after", "train_samples", "holdout_samples", "weight_mean", "weight_positive_share", "seconds", "not_activated")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     ACTIVATED_FIELD_NUMBER: _ClassVar[int]
     TRAIN_LOSS_FIRST_FIELD_NUMBER: _ClassVar[int]
@@ -345,6 +391,7 @@ class TuningResult(_message.Message):
     WEIGHT_MEAN_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_POSITIVE_SHARE_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NOT_ACTIVATED_FIELD_NUMBER: _ClassVar[int]
     adapter: AdapterRef
     activated: bool
     train_loss_first: float
@@ -356,7 +403,8 @@ class TuningResult(_message.Message):
     weight_mean: float
     weight_positive_share: float
     seconds: float
-    def __init__(self, adapter: _Optional[_Union[AdapterRef, _Mapping]] = ..., activated: bool = ..., train_loss_first: _Optional[float] = ..., train_loss_last: _Optional[float] = ..., holdout_loss_before: _Optional[float] = ..., holdout_loss_after: _Optional[float] = ..., train_samples: _Optional[int] = ..., holdout_samples: _Optional[int] = ..., weight_mean: _Optional[float] = ..., weight_positive_share: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+    not_activated: str
+    def __init__(self, adapter: _Optional[_Union[AdapterRef, _Mapping]] = ..., activated: bool = ..., train_loss_first: _Optional[float] = ..., train_loss_last: _Optional[float] = ..., holdout_loss_before: _Optional[float] = ..., holdout_loss_after: _Optional[float] = ..., train_samples: _Optional[int] = ..., holdout_samples: _Optional[int] = ..., weight_mean: _Optional[float] = ..., weight_positive_share: _Optional[float] = ..., seconds: _Optional[float] = ..., not_activated: _Optional[str] = ...) -> None: ...
 
 class CancelTuningRequest(_message.Message):
     __slots__ = ("job",)
@@ -417,6 +465,18 @@ class ActivateAdapterRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ActivateAdapterResponse(_message.Message):
+    __slots__ = ("adapter",)
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    adapter: AdapterRef
+    def __init__(self, adapter: _Optional[_Union[AdapterRef, _Mapping]] = ...) -> None: ...
+
+class RollBackAdapterRequest(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    def __init__(self, run: _Optional[str] = ...) -> None: ...
+
+class RollBackAdapterResponse(_message.Message):
     __slots__ = ("adapter",)
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     adapter: AdapterRef

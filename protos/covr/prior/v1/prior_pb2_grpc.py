@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PriorServiceStub(object):
-    """Questions. Read-only: safe to retry.
+    """Questions. Read-only: safe to retry. Scope: ask.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class PriorServiceStub(object):
 
 
 class PriorServiceServicer(object):
-    """Questions. Read-only: safe to retry.
+    """Questions. Read-only: safe to retry. Scope: ask.
     """
 
     def GetServerInfo(self, request, context):
@@ -87,7 +87,7 @@ def add_PriorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PriorService(object):
-    """Questions. Read-only: safe to retry.
+    """Questions. Read-only: safe to retry. Scope: ask.
     """
 
     @staticmethod
@@ -146,7 +146,7 @@ class PriorService(object):
 
 
 class TuningServiceStub(object):
-    """LoRA fine-tuning on weighted samples.
+    """LoRA fine-tuning on weighted samples. Scope: tune.
     """
 
     def __init__(self, channel):
@@ -178,7 +178,7 @@ class TuningServiceStub(object):
 
 
 class TuningServiceServicer(object):
-    """LoRA fine-tuning on weighted samples.
+    """LoRA fine-tuning on weighted samples. Scope: tune.
     """
 
     def UploadSamples(self, request_iterator, context):
@@ -203,7 +203,8 @@ class TuningServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelTuning(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Ends a job as soon as it notices; what has ended stays as it is.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -240,7 +241,7 @@ def add_TuningServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TuningService(object):
-    """LoRA fine-tuning on weighted samples.
+    """LoRA fine-tuning on weighted samples. Scope: tune.
     """
 
     @staticmethod
@@ -378,6 +379,11 @@ class AdapterServiceStub(object):
                 request_serializer=covr_dot_prior_dot_v1_dot_prior__pb2.ActivateAdapterRequest.SerializeToString,
                 response_deserializer=covr_dot_prior_dot_v1_dot_prior__pb2.ActivateAdapterResponse.FromString,
                 _registered_method=True)
+        self.RollBackAdapter = channel.unary_unary(
+                '/covr.prior.v1.AdapterService/RollBackAdapter',
+                request_serializer=covr_dot_prior_dot_v1_dot_prior__pb2.RollBackAdapterRequest.SerializeToString,
+                response_deserializer=covr_dot_prior_dot_v1_dot_prior__pb2.RollBackAdapterResponse.FromString,
+                _registered_method=True)
         self.DeleteAdapter = channel.unary_unary(
                 '/covr.prior.v1.AdapterService/DeleteAdapter',
                 request_serializer=covr_dot_prior_dot_v1_dot_prior__pb2.DeleteAdapterRequest.SerializeToString,
@@ -391,26 +397,37 @@ class AdapterServiceServicer(object):
     """
 
     def ListAdapters(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """All versions of a run, "base" first, then from the oldest to the newest. Scope: ask.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAdapter(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One version with its lineage. Scope: ask.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateAdapter(self, request, context):
-        """Makes a version the one that answers when a request names none. "base" is allowed: a roll-back.
+        """Makes a version, or "base", the one that answers when a request names none. Its digest is checked, its values
+        are finite, and it has answered a canary question, or FAILED_PRECONDITION says why and nothing changes.
+        Scope: tune.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackAdapter(self, request, context):
+        """Activates the version that was active before the one that is, with the same checks. Scope: tune.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAdapter(self, request, context):
-        """The active version and versions in use are refused.
+        """Removes a version for good. The active version and versions in use are refused. Scope: admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -433,6 +450,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.ActivateAdapter,
                     request_deserializer=covr_dot_prior_dot_v1_dot_prior__pb2.ActivateAdapterRequest.FromString,
                     response_serializer=covr_dot_prior_dot_v1_dot_prior__pb2.ActivateAdapterResponse.SerializeToString,
+            ),
+            'RollBackAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackAdapter,
+                    request_deserializer=covr_dot_prior_dot_v1_dot_prior__pb2.RollBackAdapterRequest.FromString,
+                    response_serializer=covr_dot_prior_dot_v1_dot_prior__pb2.RollBackAdapterResponse.SerializeToString,
             ),
             'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAdapter,
@@ -523,6 +545,33 @@ class AdapterService(object):
             '/covr.prior.v1.AdapterService/ActivateAdapter',
             covr_dot_prior_dot_v1_dot_prior__pb2.ActivateAdapterRequest.SerializeToString,
             covr_dot_prior_dot_v1_dot_prior__pb2.ActivateAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/covr.prior.v1.AdapterService/RollBackAdapter',
+            covr_dot_prior_dot_v1_dot_prior__pb2.RollBackAdapterRequest.SerializeToString,
+            covr_dot_prior_dot_v1_dot_prior__pb2.RollBackAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,
