@@ -11,7 +11,6 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 

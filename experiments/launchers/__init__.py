@@ -1,1 +1,1 @@
-"""Where the trials of a sweep run: on this machine (``local``) or on a cluster (``slurm``)."""
+"""Where the trials of a sweep run: on this machine (``local``), by Slurm (``slurm``), on several by Ray (``ray``)."""

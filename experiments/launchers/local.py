@@ -88,7 +88,7 @@ def run(
 
 def _start(job: Job, worker: Worker) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("wb") as log:
+    with job.log.open("ab") as log:
         process = subprocess.Popen(
             job.command,
             stdin=subprocess.DEVNULL,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.launchers.outcome import Job, Outcome, Report
+from experiments.launchers import node
+from experiments.launchers.outcome import LOST, Job, Outcome, Report
 
 POLL_S = 2.0
 
@@ -40,26 +41,18 @@ def executor(folder: Path, workers: int, parameters: Sequence[str], cluster: str
     return made
 
 
-def call(command: Sequence[str], log: str) -> int:
-    """Runs one command on the node; its exit code. Its output goes to ``log``."""
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as file:
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
-
-
 def run(
     jobs: Sequence[Job],
     executor: Any,
     report: Report = lambda outcomes, share: None,
     poll_s: float = POLL_S,
 ) -> list[Outcome]:
-    """Submits all jobs and waits. Code None: the cluster ended that job. KeyboardInterrupt cancels what is left."""
+    """Submits all jobs and waits. Code LOST: the cluster ended that job. KeyboardInterrupt cancels what is left."""
     if not jobs:
         return []
     start = time.monotonic()
-    submitted = executor.map_array(
-        call, [list(job.command) for job in jobs], [str(job.log.absolute()) for job in jobs]
-    )
+    columns = zip(*((list(job.command), str(job.log.absolute()), os.getcwd()) for job in jobs), strict=True)
+    submitted = executor.map_array(node.call, *columns)
     left = dict(zip(range(len(jobs)), submitted, strict=True))
     outcomes: list[Outcome] = []
     try:
@@ -76,5 +69,5 @@ def run(
     return outcomes
 
 
-def _code(job: Any) -> int | None:
-    return job.result() if job.exception() is None else None
+def _code(job: Any) -> int:
+    return job.result() if job.exception() is None else LOST

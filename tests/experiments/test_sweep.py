@@ -17,7 +17,7 @@ import synthetic_run
 from experiments import configuration
 from experiments.json_lines import read_lines
 from experiments.launchers import local, slurm
-from experiments.launchers.outcome import Job, failures
+from experiments.launchers.outcome import LOST, Job, failures
 from experiments.run_directory import RunDirectory
 from experiments.trials import Sweep, parse_seeds, pending
 
@@ -249,7 +249,7 @@ def test_slurm_jobs_have_logs_and_codes(tmp_path):
     jobs = [job(tmp_path, "good", "print('fine')"), job(tmp_path, "ended", "print(1)"),
             job(tmp_path / "new", "bad", "import sys; sys.exit('error: no')")]  # fmt: skip
     outcomes = slurm.run(jobs, Cluster(), poll_s=0.01)
-    assert [(one.job.name, one.code) for one in outcomes] == [("good", 0), ("ended", None), ("bad", 1)]
+    assert [(one.job.name, one.code) for one in outcomes] == [("good", 0), ("ended", LOST), ("bad", 1)]
     assert jobs[0].log.read_text() == "fine\n" and "error: no" in failures(outcomes)
     assert slurm.run([], Cluster()) == []
 
@@ -267,7 +267,7 @@ def test_an_interrupt_cancels_slurm_jobs(tmp_path):
         raise KeyboardInterrupt
 
     outcomes = slurm.run(jobs, Kept(), stop, poll_s=0.01)
-    assert [one.job.name for one in outcomes if one.code is None] == ["1", "3"]
+    assert [(one.job.name, one.code) for one in outcomes] == [("0", 0), ("1", LOST), ("2", 0), ("3", None)]
     assert [one.cancelled for one in made] == [False, False, False, True]
 
 
