@@ -100,7 +100,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    source: str = "tiny"  # tiny | hub id or folder | grpc://host:port | teacher:<oracle|noisy|zeros|random>
+    source: str = "tiny"  # tiny | hub id or folder | grpc://host:port | teacher:<oracle|noisy|half|zeros|random>
     period: int = 10  # steps (run.step_unit) between questions; labels are held in between
     hold: str = "hold"  # hold | mask: labels of the decisions between two questions (S5)
     lag: int = 8  # decisions between sending a group of questions and using its answers

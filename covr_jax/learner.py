@@ -45,10 +45,12 @@ def _blend(target: Params, online: Params, tau: float) -> Params:
 class Learner:
     """Static description of a learner; all that changes lives in ``LearnerState``.
 
+    ``graded``: labels say whether they are right (``Batch.prior_reliable``), and metrics tell a gate's precision.
+
     Raises ValueError for an unknown base, method, augmentation or guidance switch, and for an image that is too small.
     """
 
-    def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int) -> None:
+    def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int, graded: bool = False) -> None:
         self.config = config
         self.action_dim = action_dim
         self.frame_stack = frame_stack
@@ -87,10 +89,12 @@ class Learner:
         self._actor_metric_names = ACTOR_METRICS + GRADIENT_METRICS
         if self._actor_term:
             self._actor_metric_names += self._actor_term.metrics
+        self._graded_metrics = self._actor_term.graded_metrics if graded and self._actor_term else ()
         if self.needs_value_critic:
             self._actor_metric_names += BIAS_METRICS
         if self._ver:
             self._actor_metric_names += VER_METRICS
+        self._actor_metric_names += self._graded_metrics
         self.metric_names = (*CRITIC_METRICS, *self._actor_metric_names, *BATCH_METRICS)
         if self.base.auxiliary:
             self.metric_names += self.base.auxiliary.metrics
@@ -134,8 +138,14 @@ class Learner:
             opt={name: optimiser.init(moved[name]) for name, optimiser in self._optimisers.items()},
             updates=jnp.int32(0),
             key=root,
-            actor_metrics={name: jnp.zeros(()) for name in self._actor_metric_names},
+            actor_metrics=self._no_metrics(),
         )
+
+    def _no_metrics(self) -> Metrics:
+        """Those of an actor update without a term: zero, but NaN where zero would be a statement about a gate."""
+        return {
+            name: jnp.float32(jnp.nan if name in self._graded_metrics else 0) for name in self._actor_metric_names
+        }
 
     def _policy(self, params: Params, stack: jax.Array) -> tuple[jax.Array, jax.Array]:
         view = augment.centre_view(self.augmentation, stack, self.config.image_size)
@@ -279,7 +289,7 @@ class Learner:
         params, agent = state.params, self.agent
         features = jax.lax.stop_gradient(agent.features(params, views.o))
         alpha = self._alpha(state)
-        metrics = dict.fromkeys(self._actor_metric_names, jnp.zeros(()))
+        metrics = self._no_metrics()
 
         def loss(moved: Params) -> tuple[jax.Array, tuple]:
             policy = agent.policy(moved, features, noise.actor)

@@ -20,7 +20,7 @@ from covr_jax.learner import Learner
 from covr_jax.methods import METHODS
 from covr_jax.priors.labels import Answered, HeldLabels
 from covr_jax.priors.pipeline import PriorPipeline
-from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior
+from covr_jax.priors.source import GradedPrior, PriorSource, PriorUnavailable, TunablePrior
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
@@ -74,11 +74,13 @@ class Trainer:
         method = METHODS[config.learner.method]
         self._action_dim = env.action_space.shape[0]
         size, stack = config.env.render_size, config.env.frame_stack
-        self.learner = Learner(config.learner, self._action_dim, stack)
+        graded = method.asks_prior and isinstance(prior, GradedPrior)
+        self.learner = Learner(config.learner, self._action_dim, stack, graded)
         if self.learner.needs_value_critic and value_critic is None:
             raise ValueError(f"method {config.learner.method} needs a value critic")
         self.state = self.learner.init(config.run.seed, size, value_critic)
         self.replay = ReplayBuffer(config.replay.capacity, (size, size, 3), self._action_dim, stack)
+        self.replay.graded = graded
         self.counters = Counters()
         self.watch = Stopwatch()
         if method.asks_prior and prior is None:

@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     not_done: Array  # float32 [B], 1 where the return goes on (also at a time limit), 0 at a terminal state
     prior_action: Array  # float32 [B, A], the VLM's a_v; zeros where prior_ok is 0
     prior_ok: Array  # float32 [B], 1 where a valid label exists
+    prior_reliable: Array | None = None  # float32 [B], 1 where a teacher says that the label is right; None: not told
 
 
 @struct.dataclass
@@ -57,6 +58,7 @@ class Label(NamedTuple):
     version: str  # adapter version that answered: "base", "v1", ...; teachers: their name
     digest: str  # of that version
     prompt: str = ""  # what was asked; "" for teachers
+    reliable: bool = False  # a teacher that knows says that it is right (source.GradedPrior); else False
 
 
 class Sample(NamedTuple):

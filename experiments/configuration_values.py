@@ -18,7 +18,7 @@ from covr_jax import methods
 from covr_jax.config import Config
 
 AUTO = "auto"
-TEACHERS = ("oracle", "noisy", "zeros", "random")
+TEACHERS = ("oracle", "noisy", "half", "zeros", "random")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.render_quality": ("default", "fast"),

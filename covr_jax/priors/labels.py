@@ -149,7 +149,8 @@ class HeldLabels:
 
     def _write(self, question: _Question, transition: int, age: int) -> None:
         if question.label.action is not None:
-            self._replay.label(transition, question.label.action, True, question.iteration, age)
+            label = question.label
+            self._replay.label(transition, label.action, True, question.iteration, age, label.reliable)
 
 
 def _observation_state(observation: Observation) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from covr_jax.types import Batch
 
 # Per slot, besides the frame.
 FIELDS = (
-    "actions", "rewards", "not_done", "acted", "episode", "prior_actions", "prior_ok", "prior_version", "prior_age"
+    "actions", "rewards", "not_done", "acted", "episode", "prior_actions", "prior_ok", "prior_version", "prior_age",
+    "prior_reliable",
 )  # fmt: skip
 COUNTERS = ("next", "first", "transitions", "open")
 
@@ -25,7 +26,7 @@ COUNTERS = ("next", "first", "transitions", "open")
 class ReplayBuffer:
     """At most ``capacity`` transitions, the oldest overwritten first.
 
-    Memory is taken as it is used: one frame and 8 A + 40 bytes a slot.
+    Memory is taken as it is used: one frame and 8 A + 41 bytes a slot.
 
     Args:
         capacity: transitions; once the ring is full, the last frames of episodes take some of this room.
@@ -33,6 +34,7 @@ class ReplayBuffer:
         action_dim: A.
         frame_stack: S.
 
+    ``graded``: whether labels say if they are right, so that batches do, too.
     ``trusted_from``: labels of earlier tuning iterations do not reach a batch (C11); they stay stored.
 
     Raises ValueError for a capacity below 1.
@@ -42,6 +44,7 @@ class ReplayBuffer:
         if capacity < 1:
             raise ValueError(f"replay.capacity must be at least 1, got {capacity}")
         self.trusted_from: float = 0
+        self.graded = False
         self._capacity = capacity
         self._slots = capacity + frame_stack  # the oldest transition's stack, and the newest frame
         self._shape = tuple(frame_shape)
@@ -56,6 +59,7 @@ class ReplayBuffer:
         self._prior_ok = np.zeros(self._slots, bool)
         self._prior_version = np.zeros(self._slots, np.int32)
         self._prior_age = np.zeros(self._slots, np.int32)  # decisions since the question
+        self._prior_reliable = np.zeros(self._slots, bool)
         self._window = np.arange(1 - frame_stack, 2)  # from the oldest stacked frame to the next one
         self._next = 0  # id of the next frame
         self._first = 0  # oldest id whose whole stack is there
@@ -95,7 +99,9 @@ class ReplayBuffer:
         self._open = not last
         return transition
 
-    def label(self, transition: int, action: np.ndarray | None, ok: bool, version: int, age: int) -> None:
+    def label(
+        self, transition: int, action: np.ndarray | None, ok: bool, version: int, age: int, reliable: bool = False
+    ) -> None:
         """Writes the prior's fields of a transition; one that has been overwritten meanwhile is left alone.
 
         Args:
@@ -103,6 +109,7 @@ class ReplayBuffer:
             ok: whether the label may guide.
             version: tuning iterations behind the adapter that answered.
             age: decisions since the question.
+            reliable: whether a teacher says that the label is right.
 
         Raises ValueError for an id that was never given out, or ok without an action.
         """
@@ -114,6 +121,7 @@ class ReplayBuffer:
             slot = transition % self._slots
             self._prior_actions[slot], self._prior_ok[slot] = 0.0 if action is None else action, ok
             self._prior_version[slot], self._prior_age[slot] = version, age
+            self._prior_reliable[slot] = reliable
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """B transitions, uniformly and with replacement; a function of the content and the generator's state.
@@ -136,6 +144,7 @@ class ReplayBuffer:
             not_done=self._not_done[slots],
             prior_action=np.where(ok[:, None], self._prior_actions[slots], np.float32(0)),
             prior_ok=ok.astype(np.float32),
+            prior_reliable=(ok & self._prior_reliable[slots]).astype(np.float32) if self.graded else None,
         )
 
     def contains(self, ids: np.ndarray | int) -> np.ndarray:
