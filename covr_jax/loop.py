@@ -11,7 +11,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from covr_jax import seeds
+from covr_jax import behaviour, seeds
 from covr_jax.config import Config
 from covr_jax.covr_rounds import Rounds, run_round
 from covr_jax.envs.stack import FrameStack
@@ -52,6 +52,8 @@ class Counters:
     decisions: int = 0
     frames: int = 0  # simulator frames
     episodes: int = 0
+    prior_driven: int = 0  # decisions in which the prior's action was executed
+    prior_missed: int = 0  # turns of the prior without an answer to execute: the policy acted
 
 
 class Trainer:
@@ -85,6 +87,8 @@ class Trainer:
         self.watch = Stopwatch()
         if method.asks_prior and prior is None:
             raise ValueError(f"method {config.learner.method} needs a prior")
+        if config.run.behaviour != "policy" and not method.asks_prior:
+            raise ValueError(f"run.behaviour={config.run.behaviour} needs a method that asks a prior")
         self.prior = prior if method.asks_prior else None
         self.rounds = self.labels = self.pipeline = None
         if self.prior is not None:
@@ -240,6 +244,8 @@ class Trainer:
             if self.rounds is None or self.rounds.asking:
                 iteration = 0 if self.rounds is None else self.rounds.done
                 self.labels.observe(decision, before, observation, first, iteration)
+                if self.config.run.behaviour != "policy":
+                    self.labels.collect(decision)  # without a lag the answer is there already
         action = self._act(observation, decision)
         self._learn(decision)
         with self.watch.part("env"):
@@ -257,6 +263,11 @@ class Trainer:
         return reward, Observation(frame, self._stack.push(frame), info["state"]), over
 
     def _act(self, observation: Observation, decision: int) -> np.ndarray:
+        if behaviour.prior_acts(self.config.run, decision, self.counters.episodes):
+            if (action := self.labels.held) is not None:
+                self.counters.prior_driven += 1
+                return action
+            self.counters.prior_missed += 1
         if decision < self.config.run.random_decisions:
             rng = seeds.generator(self.config.run.seed, "random_action", decision)
             return rng.uniform(-1, 1, self._action_dim).astype(np.float32)
@@ -355,6 +366,9 @@ class Trainer:
         if self.labels is not None:
             counts = self.labels.counts
             record |= {f"labels_{status}": counts[status] for status in ("ok", "clipped", "malformed", "unavailable")}
+            if self.config.run.behaviour != "policy":
+                record["prior_driven_share"] = self.counters.prior_driven / self.counters.decisions
+                record["prior_missed"] = self.counters.prior_missed
             record |= {"label_distance": self.labels.pop_distance(), "prior_available": int(self.pipeline.available)}
             asked = sum(counts.values())
             self._notes["parsed"] = f"{(counts['ok'] + counts['clipped']) / asked:.0%}" if asked else "-"

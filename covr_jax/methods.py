@@ -144,6 +144,7 @@ BASES: dict[str, Base] = {
 METHODS: dict[str, Method] = {
     "none": Method(),
     "dpl": Method(GUIDANCE, asks_prior=True),
+    "ask": Method(asks_prior=True),  # the base, with a prior that may act (run.behaviour); VBE is --preset=vbe
     "rsf": Method(RSF, asks_prior=True),
     "covr": Method(GUIDANCE, asks_prior=True, tunes_prior=True),
     "erpv": Method(VPG, ver=True, asks_prior=True),

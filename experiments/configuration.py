@@ -17,7 +17,10 @@ from experiments.configuration_values import AUTO, coerce, field_types
 
 PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
-LATER = ("run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic")
+LATER = (
+    "run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
+    "run.behaviour",
+)  # fmt: skip
 
 
 class Built(NamedTuple):
@@ -189,6 +192,9 @@ def _check_together(config: Config) -> None:
         )
     if learner.augmentation is not None and learner.image_size is not None:
         augment.check(learner.augmentation, env.render_size, learner.image_size)
+    if config.run.behaviour != "policy" and not methods.METHODS[learner.method].asks_prior:
+        asking = ", ".join(name for name, method in methods.METHODS.items() if method.asks_prior)
+        raise ValueError(f"run.behaviour={config.run.behaviour} needs a method that asks a prior: {asking}")
     due = schedule.tuning_steps(config.run.steps, config.rounds.psi0, config.rounds.schedule)
     longest = max((now - before for before, now in zip([0, *due], due, strict=False)), default=0)
     if methods.METHODS[learner.method].tunes_prior and config.replay.capacity < longest:

@@ -14,7 +14,7 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from covr_jax import methods
+from covr_jax import behaviour, methods
 from covr_jax.config import Config
 
 AUTO = "auto"
@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rounds.weights": ("max_abs", "min_max", "ones"),
     "rounds.targets": ("all", "language"),
     "run.step_unit": ("frames", "decisions"),
+    "run.behaviour": behaviour.KINDS,
 }
 
 
@@ -137,6 +138,8 @@ RANGES: dict[str, Range] = {
     "rounds.deadline_s": POSITIVE,
     "run.seed": Range(low=0, high=2**32 - 1),
     "run.steps": POSITIVE,
+    "run.behaviour_every": POSITIVE,
+    "run.behaviour_share": SHARE,
     "run.random_decisions": NON_NEGATIVE,
     "run.eval_every": POSITIVE,
     "run.eval_episodes": POSITIVE,
