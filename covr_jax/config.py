@@ -121,6 +121,11 @@ class EddfConfig:
     entropy: str = "per_dim"  # per_dim | joint (C2)
     compare: str = "z" # z | raw: what is held against tau (C3)
     minimum: int = 32  # samples kept at least (C5)
+    zscore: bool = True  # standardise before the threshold is taken; false changes nothing under compare=z (M5, C4)
+    score: str = "return"  # return | reward | q: what a step is judged by (M6, M7, C24)
+    filter: str = "eddf"  # eddf | random | percentile (M1 to M4)
+    percentile: float = 80.0  # of filter=percentile: 80, 90, 95 (C21)
+    keep_top: bool = False  # keep the best `percentile` percent, not those above that percentile (C21)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ class Learner:
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
         self.sample_action = jax.jit(self._sample_action)
         self.mean_action = jax.jit(self._mean_action)
+        self.value = jax.jit(self._value)
 
     @property
     def needs_value_critic(self) -> bool:
@@ -159,6 +160,11 @@ class Learner:
     def _mean_action(self, params: Params, stack: Array) -> jax.Array:
         """tanh of the mean, float32 [N,A], for stacks uint8 [N,H,W,3S] of render size."""
         return jnp.tanh(self._policy(params, stack)[0])
+
+    def _value(self, params: Params, stack: Array, action: Array) -> jax.Array:
+        """Smaller online value of actions [N,A], float32 [N], for stacks uint8 [N,H,W,3S] of render size."""
+        view = augment.centre_view(self.augmentation, stack, self.config.image_size)
+        return self.agent.value(params, self.agent.features(params, view), action)
 
     # -- update ------------------------------------------------------------------------------------------------
 

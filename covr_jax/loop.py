@@ -13,7 +13,7 @@ import numpy as np
 
 from covr_jax import behaviour, seeds
 from covr_jax.config import Config
-from covr_jax.covr_rounds import Rounds, run_round
+from covr_jax.covr_rounds import Rounds, Score, run_round
 from covr_jax.envs.stack import FrameStack
 from covr_jax.evaluation import Episode, PriorPolicy, mean_policy, run_episodes
 from covr_jax.learner import Learner
@@ -313,8 +313,22 @@ class Trainer:
                 vlm_alone=self._vlm_alone,
                 progress=self._note_tuning,
                 required=self.config.prior.required,
+                score=self._score(),
             )
         self.recorder.round(self._where() | record)
+
+    def _score(self) -> Score | None:
+        """What the filter judges steps by; Q values are those of the learner of now (C24)."""
+        return {"return": None, "reward": self.replay.rewards, "q": self._q_values}[self.config.rounds.eddf.score]
+
+    def _q_values(self, ids: np.ndarray, chunk: int = 256) -> np.ndarray:
+        """The smaller of the twins' values of replayed transitions, float32 [N]; in chunks, the last one filled up."""
+        values = []
+        for start in range(0, len(ids), chunk):
+            part = np.resize(ids[start : start + chunk], chunk)
+            stacks, actions = self.replay.stacks(part), self.replay.actions(part)
+            values.append(np.asarray(self.learner.value(self.state.params, stacks, actions)))
+        return np.concatenate(values)[: len(ids)]
 
     def _entropy(self) -> float:
         """Mean -log pi of the latest training batch (C2); of the uniform policy while only that one has acted."""

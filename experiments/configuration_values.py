@@ -14,7 +14,7 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from covr_jax import behaviour, methods
+from covr_jax import behaviour, filters, methods
 from covr_jax.config import Config
 
 AUTO = "auto"
@@ -42,6 +42,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rounds.eddf.rule": ("intended", "literal", "relaxed"),
     "rounds.eddf.entropy": ("per_dim", "joint"),
     "rounds.eddf.compare": ("z", "raw"),
+    "rounds.eddf.score": filters.SCORES,
+    "rounds.eddf.filter": filters.KINDS,
     "rounds.weights": ("max_abs", "min_max", "ones"),
     "rounds.targets": ("all", "language"),
     "run.step_unit": ("frames", "decisions"),
@@ -126,6 +128,7 @@ RANGES: dict[str, Range] = {
     "rounds.discount": SHARE,
     "rounds.vlm_episodes": NON_NEGATIVE,
     "rounds.eddf.minimum": NON_NEGATIVE,
+    "rounds.eddf.percentile": Range(low=0, high=100),
     "rounds.label_smoothing": BELOW_ONE,
     "rounds.holdout": BELOW_ONE,
     "rounds.rank": POSITIVE,

@@ -203,6 +203,17 @@ class ReplayBuffer:
         """float32 [N, A] for transition ids int [N]. Raises ValueError for one that is gone."""
         return self._actions[self._held(ids)]
 
+    def rewards(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [N] for transition ids int [N]. Raises ValueError for one that is gone."""
+        return self._rewards[self._held(ids)]
+
+    def stacks(self, ids: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3S], oldest frame first, for ids int [N]. Raises ValueError for one that is gone."""
+        episode = self._episode[self._held(ids)]
+        window = np.maximum(np.asarray(ids)[:, None] + self._window[:-1], episode[:, None])
+        frames = self._frames[self._held(window)].reshape(*window.shape, *self._shape)
+        return np.moveaxis(frames, 1, 3).reshape(len(frames), *self._shape[:2], -1)
+
     def _held(self, ids: np.ndarray) -> np.ndarray:
         if not np.all(self.contains(ids)):
             raise ValueError("replay.capacity is too small: steps still needed have been overwritten")

@@ -230,3 +230,13 @@ def test_a_label_known_to_be_right_says_so_in_a_graded_batch_alone():
         buffer.trusted_from = trusted_from
         batch = buffer.sample(4000, np.random.default_rng(0))
         assert set(numbers(batch.frames)[:, 2][batch.prior_reliable > 0]) == expected
+
+
+def test_stacks_and_rewards_are_those_of_a_batch():
+    buffer, _ = filled(1000, [6, 6])
+    batch = buffer.sample(200, np.random.default_rng(0))
+    ids = numbers(batch.frames)[:, 2]
+    assert len(set(ids.tolist())) == 12  # the first frames of both episodes among them
+    stacks = np.moveaxis(batch.frames[:, :-1], 1, 3).reshape(*batch.frames.shape[:1], *batch.frames.shape[2:4], -1)
+    np.testing.assert_array_equal(buffer.stacks(ids), stacks)
+    np.testing.assert_array_equal(buffer.rewards(ids), batch.reward)
