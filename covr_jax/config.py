@@ -129,7 +129,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    source: str = "tiny"  # tiny | hub id or folder | grpc[s]://host:port | teacher:<oracle|noisy|zeros|random>
+    source: str = "tiny"  # tiny | hub id or folder | grpc[s]://host:port | teacher:<oracle|noisy|half|zeros|random>
     period: int = 10  # steps (run.step_unit) between questions; labels are held in between
     hold: str = "hold"  # hold | mask: labels of the decisions between two questions (S5)
     lag: int = 8  # decisions between sending a group of questions and using its answers
@@ -153,6 +153,11 @@ class EddfConfig:
     entropy: str = "per_dim"  # per_dim | joint (C2)
     compare: str = "z" # z | raw: what is held against tau (C3)
     minimum: int = 32  # samples kept at least (C5)
+    zscore: bool = True  # standardise before the threshold is taken; false changes nothing under compare=z (M5, C4)
+    score: str = "return"  # return | reward | q: what a step is judged by (M6, M7, C24)
+    filter: str = "eddf"  # eddf | random | percentile (M1 to M4)
+    percentile: float = 80.0  # of filter=percentile: 80, 90, 95 (C21)
+    keep_top: bool = False  # keep the best `percentile` percent, not those above that percentile (C21)
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,9 @@ class RunConfig:
     seed: int = 1
     steps: int = 100_000  # budget in step_unit
     step_unit: str = "frames"  # frames | decisions: the unit of steps, psi, cold start and label period (S1)
+    behaviour: str = "policy"  # policy | hybrid_step | hybrid_episode | prior: who acts while learning (E29)
+    behaviour_every: int = 10  # hybrid_step: the prior acts in one of so many decisions
+    behaviour_share: float = 0.2  # hybrid_episode: probability that the prior drives a whole episode
     random_decisions: int = 1000  # uniformly random decisions before the policy acts; no updates
     eval_every: int = 10_000  # steps between evaluations
     eval_episodes: int = 10

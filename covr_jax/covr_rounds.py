@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from covr_jax import eddf, returns, schedule
+from covr_jax import filters, returns, schedule
 from covr_jax.config import RoundsConfig
 from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior, TuningFailed
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.types import Sample
+
+Score = Callable[[np.ndarray], np.ndarray]  # replay ids int [N] -> scores float [N]
 
 
 class Steps(NamedTuple):
@@ -29,7 +31,7 @@ class Filtered(NamedTuple):
 
     steps: Steps
     keep: np.ndarray  # bool [N]
-    tau: float  # threshold in z units
+    tau: float  # threshold; EDDF's in z units
     entropy: float  # nats, as handed to Eq. 5
 
 
@@ -138,18 +140,23 @@ class Rounds:
         self._steps += steps
         return self._steps >= schedule.interval(self.done, self.config.psi0, self.config.schedule)
 
-    def filter(self, entropy: float) -> Filtered:
-        """Takes D_f and applies EDDF. ``entropy``: mean -log pi of the latest training batch, nats over all dims."""
+    def filter(self, entropy: float, score: Score | None = None, seed: int = 0) -> Filtered:
+        """Takes D_f and applies EDDF, or the filter that stands for it.
+
+        Args:
+            entropy: mean -log pi of the latest training batch, nats over all dims.
+            score: what the steps are judged by, given their replay ids; None: their returns.
+            seed: of a random filter.
+        """
         eddf_config = self.config.eddf
         if eddf_config.entropy == "per_dim":
             entropy = entropy / self._action_dim
         steps = self.memory.take()
         if not len(steps.ids):
             return Filtered(steps, np.zeros(0, bool), float("nan"), entropy)
-        keep = eddf.select(
-            steps.returns, entropy, eddf_config.rule, compare=eddf_config.compare, minimum=eddf_config.minimum
-        )
-        return Filtered(steps, keep, eddf.threshold(steps.returns, entropy, eddf_config.rule), entropy)
+        scores = steps.returns if score is None else score(steps.ids)
+        keep, tau = filters.select(scores, entropy, eddf_config, np.random.default_rng(seed))
+        return Filtered(steps, keep, tau, entropy)
 
     def finish(self) -> None:
         """Ends a round: f starts again and psi grows."""
@@ -180,14 +187,15 @@ def run_round(
     vlm_alone: Callable[[], list[float]],
     progress: Callable[[int, int, float], None],
     required: bool,
+    score: Score | None = None,
 ) -> dict[str, Any]:
-    """One round: EDDF on D_f, tuning on what is kept, and the VLM driving alone before and after.
+    """One round: D_f filtered (by ``score``), tuning on what is kept, and the VLM driving alone before and after.
 
     A teacher cannot be tuned: its rounds only filter. Returns the line of rounds.jsonl (without the counters).
     Raises PriorUnavailable only if the prior is ``required``; otherwise, and when tuning fails (no sample with a
     positive return, say), the adapter stays as it was and the record's ``error`` says why.
     """
-    filtered = rounds.filter(entropy)
+    filtered = rounds.filter(entropy, score, seed)
     record = {"round": rounds.done, **statistics(filtered)}
     try:
         if isinstance(prior, TunablePrior):

@@ -30,7 +30,7 @@ def z_scores(returns: np.ndarray) -> np.ndarray:
     return (returns - returns.mean()) / (returns.std() + 1e-8)
 
 
-def threshold(returns: np.ndarray, entropy: float, rule: str = "intended") -> float:
+def threshold(returns: np.ndarray, entropy: float, rule: str = "intended", *, zscore: bool = True) -> float:
     """tau = median(z) + sigmoid(-entropy) IQR(z), COVR, Eq. 5.
 
     Print and meaning part in the sign (C1). The print adds sigmoid(+entropy), so that an exploring policy
@@ -43,14 +43,17 @@ def threshold(returns: np.ndarray, entropy: float, rule: str = "intended") -> fl
         returns: float [N], reward units, N >= 1.
         entropy: of the policy, nats per action dimension (C2).
         rule: intended | literal | relaxed.
+        zscore: false leaves the returns as they are (M5 of Table 5).
 
     Returns:
-        tau in z units. The IQR is that of linearly interpolated quartiles.
+        tau in z units, in reward units without z-score. The IQR is that of linearly interpolated quartiles.
 
     Raises:
         ValueError: returns not 1-D, empty or not finite, entropy not finite, unknown rule.
     """
-    z = z_scores(returns)
+    z = z_scores(returns) if zscore else _checked(returns)
+    if not len(z):
+        raise ValueError("returns must hold at least one step, got none")
     outer, inner = _signs(rule)
     if not math.isfinite(entropy):
         raise ValueError(f"entropy must be finite, got {entropy}")
@@ -60,7 +63,13 @@ def threshold(returns: np.ndarray, entropy: float, rule: str = "intended") -> fl
 
 
 def select(
-    returns: np.ndarray, entropy: float, rule: str = "intended", *, compare: str = "z", minimum: int = 0
+    returns: np.ndarray,
+    entropy: float,
+    rule: str = "intended",
+    *,
+    compare: str = "z",
+    minimum: int = 0,
+    zscore: bool = True,
 ) -> np.ndarray:
     """Which steps are kept: those whose standardised return is above tau (COVR, Eq. 5).
 
@@ -75,6 +84,7 @@ def select(
         compare: z | raw.
         minimum: steps to keep at least (C5). If tau leaves fewer, the ``minimum`` best are kept, of equal
             ones the earlier; never more than N.
+        zscore: false holds the raw returns against a threshold of the raw returns.
 
     Returns:
         bool [N]; empty for N = 0 (a round before the first episode closed keeps nothing).
@@ -89,7 +99,8 @@ def select(
         raise ValueError(f"minimum must be 0 or more, got {minimum}")
     if not len(returns):
         return np.zeros(0, bool)
-    kept = (z_scores(returns) if compare == "z" else returns) > threshold(returns, entropy, rule)
+    standardised = compare == "z" and zscore
+    kept = (z_scores(returns) if standardised else returns) > threshold(returns, entropy, rule, zscore=zscore)
     if kept.sum() < minimum:
         kept = np.zeros(len(returns), bool)
         kept[np.argsort(-returns, kind="stable")[:minimum]] = True

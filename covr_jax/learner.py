@@ -55,10 +55,12 @@ def _blend(target: Params, online: Params, tau: float) -> Params:
 class Learner:
     """Static description of a learner; all that changes lives in ``LearnerState``.
 
+    ``graded``: labels say whether they are right (``Batch.prior_reliable``), and metrics tell a gate's precision.
+
     Raises ValueError for an unknown base, method, augmentation or guidance switch, and for an image that is too small.
     """
 
-    def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int) -> None:
+    def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int, graded: bool = False) -> None:
         self.config = config
         self.action_dim = action_dim
         self.frame_stack = frame_stack
@@ -97,10 +99,12 @@ class Learner:
         self._actor_metric_names = ACTOR_METRICS + GRADIENT_METRICS
         if self._actor_term:
             self._actor_metric_names += self._actor_term.metrics
+        self._graded_metrics = self._actor_term.graded_metrics if graded and self._actor_term else ()
         if self.needs_value_critic:
             self._actor_metric_names += BIAS_METRICS
         if self._ver:
             self._actor_metric_names += VER_METRICS
+        self._actor_metric_names += self._graded_metrics
         self.metric_names = (*CRITIC_METRICS, *self._actor_metric_names, *BATCH_METRICS)
         if self.base.auxiliary:
             self.metric_names += self.base.auxiliary.metrics
@@ -111,6 +115,7 @@ class Learner:
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
         self.sample_action = jax.jit(self._sample_action)
         self.mean_action = jax.jit(self._mean_action)
+        self.value = jax.jit(self._value)
 
     @property
     def needs_value_critic(self) -> bool:
@@ -145,12 +150,19 @@ class Learner:
             opt={name: optimiser.init(moved[name]) for name, optimiser in self._optimisers.items()},
             updates=jnp.int32(0),
             key=root,
-            actor_metrics={name: jnp.zeros(()) for name in self._actor_metric_names},
+            actor_metrics=self._no_metrics(),
         )
 
     def seen(self, observations: Sequence[Observation]) -> Seen:
         """What the policy looks at: stacks uint8 [N,H,W,3S] of render size, for most bases."""
         return self.base.sight.seen(observations, self.action_dim)
+
+    def _no_metrics(self) -> Metrics:
+        """Those of an actor update without a term: zero, but NaN where zero would be a statement about a gate."""
+        return {
+            name: jnp.float32(jnp.nan if name in self._graded_metrics else 0) for name in self._actor_metric_names
+        }
+
 
     def _policy(self, params: Params, seen: Seen) -> tuple[jax.Array, jax.Array]:
         view, previous = self.base.sight.acting(self.augmentation, seen, self.config.image_size)
@@ -164,6 +176,11 @@ class Learner:
     def _mean_action(self, params: Params, seen: Seen) -> jax.Array:
         """tanh of the mean, float32 [N,A], for what is ``seen``."""
         return jnp.tanh(self._policy(params, seen)[0])
+
+    def _value(self, params: Params, seen: Seen, action: Array) -> jax.Array:
+        """Smaller online value of actions [N,A], float32 [N], for what is ``seen``."""
+        view, _ = self.base.sight.acting(self.augmentation, seen, self.config.image_size)
+        return self.agent.value(params, self.agent.features(params, view), action)
 
     # -- update ------------------------------------------------------------------------------------------------
 
@@ -311,7 +328,7 @@ class Learner:
         params, agent = state.params, self.agent
         features = jax.lax.stop_gradient(agent.features(params, views.o))
         alpha = self._alpha(state)
-        metrics = dict.fromkeys(self._actor_metric_names, jnp.zeros(()))
+        metrics = self._no_metrics()
 
         def loss(moved: Params) -> tuple[jax.Array, tuple]:
             policy = agent.policy(moved, features, noise.actor, batch.previous_action)

@@ -11,16 +11,16 @@ import gymnasium
 import jax
 import numpy as np
 
-from covr_jax import seeds
+from covr_jax import behaviour, seeds
 from covr_jax.config import Config
-from covr_jax.covr_rounds import Rounds, run_round
+from covr_jax.covr_rounds import Rounds, Score, run_round
 from covr_jax.envs.stack import FrameStack
 from covr_jax.evaluation import Episode, PriorPolicy, mean_policy, run_episodes
 from covr_jax.learner import Learner
 from covr_jax.methods import METHODS
 from covr_jax.priors.labels import Answered, HeldLabels
 from covr_jax.priors.pipeline import PriorPipeline
-from covr_jax.priors.source import PriorSource, PriorUnavailable, TunablePrior
+from covr_jax.priors.source import GradedPrior, PriorSource, PriorUnavailable, TunablePrior
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
@@ -52,6 +52,8 @@ class Counters:
     decisions: int = 0
     frames: int = 0  # simulator frames
     episodes: int = 0
+    prior_driven: int = 0  # decisions in which the prior's action was executed
+    prior_missed: int = 0  # turns of the prior without an answer to execute: the policy acted
 
 
 class Trainer:
@@ -74,7 +76,8 @@ class Trainer:
         method = METHODS[config.learner.method]
         self._action_dim = env.action_space.shape[0]
         size, stack = config.env.render_size, config.env.frame_stack
-        self.learner = Learner(config.learner, self._action_dim, stack)
+        graded = method.asks_prior and isinstance(prior, GradedPrior)
+        self.learner = Learner(config.learner, self._action_dim, stack, graded)
         if self.learner.needs_value_critic and value_critic is None:
             raise ValueError(f"method {config.learner.method} needs a value critic")
         self.state = self.learner.init(config.run.seed, size, value_critic)
@@ -88,10 +91,13 @@ class Trainer:
             remembers=base.sight.remembers,
             sequences=(config.learner.sequence_batch_size, base.sequence) if base.sequence else None,
         )
+        self.replay.graded = graded
         self.counters = Counters()
         self.watch = Stopwatch()
         if method.asks_prior and prior is None:
             raise ValueError(f"method {config.learner.method} needs a prior")
+        if config.run.behaviour != "policy" and not method.asks_prior:
+            raise ValueError(f"run.behaviour={config.run.behaviour} needs a method that asks a prior")
         self.prior = prior if method.asks_prior else None
         self.rounds = self.labels = self.pipeline = None
         if self.prior is not None:
@@ -250,6 +256,8 @@ class Trainer:
             if self.rounds is None or self.rounds.asking:
                 iteration = 0 if self.rounds is None else self.rounds.done
                 self.labels.observe(decision, before, observation, first, iteration)
+                if self.config.run.behaviour != "policy":
+                    self.labels.collect(decision)  # without a lag the answer is there already
         action = self._act(observation, decision)
         self._learn(decision)
         with self.watch.part("env"):
@@ -268,6 +276,11 @@ class Trainer:
         return reward, after, over
 
     def _act(self, observation: Observation, decision: int) -> np.ndarray:
+        if behaviour.prior_acts(self.config.run, decision, self.counters.episodes):
+            if (action := self.labels.held) is not None:
+                self.counters.prior_driven += 1
+                return action
+            self.counters.prior_missed += 1
         if decision < self.config.run.random_decisions:
             rng = seeds.generator(self.config.run.seed, "random_action", decision)
             return rng.uniform(-1, 1, self._action_dim).astype(np.float32)
@@ -323,8 +336,22 @@ class Trainer:
                 vlm_alone=self._vlm_alone,
                 progress=self._note_tuning,
                 required=self.config.prior.required,
+                score=self._score(),
             )
         self.recorder.round(self._where() | record)
+
+    def _score(self) -> Score | None:
+        """What the filter judges steps by; Q values are those of the learner of now (C24)."""
+        return {"return": None, "reward": self.replay.rewards, "q": self._q_values}[self.config.rounds.eddf.score]
+
+    def _q_values(self, ids: np.ndarray, chunk: int = 256) -> np.ndarray:
+        """The smaller of the twins' values of replayed transitions, float32 [N]; in chunks, the last one filled up."""
+        values = []
+        for start in range(0, len(ids), chunk):
+            part = np.resize(ids[start : start + chunk], chunk)
+            seen = self.learner.seen(self.replay.observations(part))
+            values.append(np.asarray(self.learner.value(self.state.params, seen, self.replay.actions(part))))
+        return np.concatenate(values)[: len(ids)]
 
     def _entropy(self) -> float:
         """Mean -log pi of the latest training batch (C2); of the uniform policy while only that one has acted."""
@@ -376,6 +403,9 @@ class Trainer:
         if self.labels is not None:
             counts = self.labels.counts
             record |= {f"labels_{status}": counts[status] for status in ("ok", "clipped", "malformed", "unavailable")}
+            if self.config.run.behaviour != "policy":
+                record["prior_driven_share"] = self.counters.prior_driven / self.counters.decisions
+                record["prior_missed"] = self.counters.prior_missed
             record |= {"label_distance": self.labels.pop_distance(), "prior_available": int(self.pipeline.available)}
             asked = sum(counts.values())
             self._notes["parsed"] = f"{(counts['ok'] + counts['clipped']) / asked:.0%}" if asked else "-"

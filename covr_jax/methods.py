@@ -60,6 +60,7 @@ class ActorTerm:
     weight: Callable[[LearnerConfig], float]  # 0: the term is not there
     metrics: tuple[str, ...] = ()
     gated: bool = False  # reads q_vlm
+    graded_metrics: tuple[str, ...] = ()  # those told besides where labels say whether they are right
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,19 @@ def _through(gate: jax.Array, pull: Pull, config: LearnerConfig) -> tuple[jax.Ar
         pull.policy.action, batch.prior_action, batch.prior_ok, chosen.weight, chosen.reduction, gate
     )
     opened = (gate > 0).astype(jnp.float32)
-    return value, {"gate_mean": _labelled_mean(gate, batch), "gate_open": _labelled_mean(opened, batch)}
+    metrics = {"gate_mean": _labelled_mean(gate, batch), "gate_open": _labelled_mean(opened, batch)}
+    return value, metrics | _precision(opened, batch)
+
+
+def _precision(opened: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    """Share of reliable labels among those that the gate opens for (NaN: it opens for none), and among all labels."""
+    if batch.prior_reliable is None:
+        return {}
+    hits = _labelled_mean(opened * batch.prior_reliable, batch)
+    return {
+        "gate_precision": hits / _labelled_mean(opened, batch),
+        "reliable_share": _labelled_mean(batch.prior_reliable, batch),
+    }
 
 
 def _vpg(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -102,9 +115,10 @@ def _rsf(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Ar
 
 
 GATE_METRICS = ("gate_mean", "gate_open")
+GRADED_METRICS = ("gate_precision", "reliable_share")  # of teachers that know where they are right
 GUIDANCE = ActorTerm(_guidance, lambda config: config.guidance.weight)
-VPG = ActorTerm(_vpg, lambda config: config.vpg.weight, GATE_METRICS, gated=True)
-RSF = ActorTerm(_rsf, lambda config: config.vpg.weight, GATE_METRICS)
+VPG = ActorTerm(_vpg, lambda config: config.vpg.weight, GATE_METRICS, gated=True, graded_metrics=GRADED_METRICS)
+RSF = ActorTerm(_rsf, lambda config: config.vpg.weight, GATE_METRICS, graded_metrics=GRADED_METRICS)
 
 BASES: dict[str, Base] = {
     "sac": Base(augmentations=("none",)),
@@ -137,6 +151,7 @@ BASES: dict[str, Base] = {
 METHODS: dict[str, Method] = {
     "none": Method(),
     "dpl": Method(GUIDANCE, asks_prior=True),
+    "ask": Method(asks_prior=True),  # the base, with a prior that may act (run.behaviour); VBE is --preset=vbe
     "rsf": Method(RSF, asks_prior=True),
     "covr": Method(GUIDANCE, asks_prior=True, tunes_prior=True),
     "erpv": Method(VPG, ver=True, asks_prior=True),

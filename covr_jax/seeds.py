@@ -7,7 +7,10 @@ import numpy as np
 _STREAMS = {
     name: number
     for number, name in enumerate(
-        ("episode", "evaluation", "replay", "random_action", "action", "vlm_alone", "tuning", "alternation")
+        (
+            "episode", "evaluation", "replay", "random_action", "action", "vlm_alone", "tuning", "alternation",
+            "behaviour",
+        )
     )
 }
 

@@ -37,6 +37,7 @@ class Batch(NamedTuple):
     previous_ok: Array | None = None  # float32 [B], 0 at an episode's start
     weight: Array | None = None  # float32 [B], importance of each transition in the critic's loss (PER)
     sequence: Sequence | None = None  # for bases that predict several steps ahead
+    prior_reliable: Array | None = None  # float32 [B], 1 where a teacher says that the label is right; None: not told
 
 
 @struct.dataclass
@@ -77,6 +78,7 @@ class Label(NamedTuple):
     version: str  # adapter version that answered: "base", "v1", ...; teachers: their name
     digest: str  # of that version
     prompt: str = ""  # what was asked; "" for teachers
+    reliable: bool = False  # a teacher that knows says that it is right (source.GradedPrior); else False
 
 
 class Sample(NamedTuple):

@@ -29,8 +29,12 @@ LATER = (
     "prior.value_critic",
     "replay.ere_",
     "replay.per_",
-    "rounds.keep_adapters",
-    "rounds.promotion",
+    "rounds.eddf.filter",
+    "rounds.eddf.keep_top",
+    "rounds.eddf.percentile",
+    "rounds.eddf.score",
+    "rounds.eddf.zscore",
+    "run.behaviour",
     "run.checkpoint_every",
 )
 
@@ -213,6 +217,9 @@ def _check_together(config: Config) -> None:
         )
     if learner.augmentation is not None and learner.image_size is not None:
         augment.check(learner.augmentation, env.render_size, learner.image_size)
+    if config.run.behaviour != "policy" and not methods.METHODS[learner.method].asks_prior:
+        asking = ", ".join(name for name, method in methods.METHODS.items() if method.asks_prior)
+        raise ValueError(f"run.behaviour={config.run.behaviour} needs a method that asks a prior: {asking}")
     due = schedule.tuning_steps(config.run.steps, config.rounds.psi0, config.rounds.schedule)
     longest = max((now - before for before, now in zip([0, *due], due, strict=False)), default=0)
     if methods.METHODS[learner.method].tunes_prior and config.replay.capacity < longest:

@@ -14,12 +14,12 @@ import types
 import typing
 from typing import Any, NamedTuple
 
-from covr_jax import augment, methods
+from covr_jax import augment, behaviour, filters, methods
 from covr_jax.config import Config
 from covr_jax.envs.driving import scenarios
 
 AUTO = "auto"
-TEACHERS = ("oracle", "noisy", "zeros", "random")
+TEACHERS = ("oracle", "noisy", "half", "zeros", "random")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.render_quality": ("default", "fast"),
@@ -52,9 +52,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rounds.eddf.rule": ("intended", "literal", "relaxed"),
     "rounds.eddf.entropy": ("per_dim", "joint"),
     "rounds.eddf.compare": ("z", "raw"),
+    "rounds.eddf.score": filters.SCORES,
+    "rounds.eddf.filter": filters.KINDS,
     "rounds.weights": ("max_abs", "min_max", "ones"),
     "rounds.targets": ("all", "language"),
     "run.step_unit": ("frames", "decisions"),
+    "run.behaviour": behaviour.KINDS,
 }
 
 
@@ -144,6 +147,7 @@ RANGES: dict[str, Range] = {
     "rounds.discount": SHARE,
     "rounds.vlm_episodes": NON_NEGATIVE,
     "rounds.eddf.minimum": NON_NEGATIVE,
+    "rounds.eddf.percentile": Range(low=0, high=100),
     "rounds.label_smoothing": BELOW_ONE,
     "rounds.holdout": BELOW_ONE,
     "rounds.rank": POSITIVE,
@@ -156,6 +160,8 @@ RANGES: dict[str, Range] = {
     "rounds.deadline_s": POSITIVE,
     "run.seed": Range(low=0, high=2**32 - 1),
     "run.steps": POSITIVE,
+    "run.behaviour_every": POSITIVE,
+    "run.behaviour_share": SHARE,
     "run.random_decisions": NON_NEGATIVE,
     "run.eval_every": POSITIVE,
     "run.eval_episodes": POSITIVE,

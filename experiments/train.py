@@ -48,7 +48,7 @@ _PRIOR = flags.DEFINE_string(
     "prior",
     None,
     "tiny; a Hugging Face id or folder (a server is started and stopped for you); grpc://host:port (one that runs); "
-    "or teacher:<oracle|noisy|zeros|random>.",
+    "or teacher:<oracle|noisy|half|zeros|random>.",
 )
 _VALUE_CRITIC = flags.DEFINE_string("value_critic", None, "Folder of experiments.pretrain_critic, for gated methods.")
 _REQUIRED = flags.DEFINE_bool("prior_required", None, "Stop when the prior is gone, instead of going on as the base.")

@@ -57,12 +57,16 @@ class HeldLabels:
         self._questions: dict[int, _Question] = {}
         self._current: _Question | None = None
         self._last_steps = 0
+        self._begun = 0  # decision at which the running episode began
+        self._held: Label | None = None  # newest answer to a question of this episode
         self.counts: Counter[str] = Counter()  # answers by status
         self.recent: deque[Answered] = deque(maxlen=4)
         self._disagreement: list[float] = []
 
     def observe(self, decision: int, steps: int, observation: Observation, first: bool, iteration: int) -> None:
         """Called before each decision; ``iteration`` is the number of tuning rounds behind the adapter asked."""
+        if first:
+            self._begun, self._held = decision, None
         if asks(self._last_steps, steps, self._config.period, first):
             self._current = self._questions[decision] = _Question(decision, iteration, observation)
             self._pipeline.ask(decision, observation)
@@ -82,6 +86,11 @@ class HeldLabels:
             question.waiting.append((transition, age))
         else:
             self._write(question, transition, age)
+
+    @property
+    def held(self) -> np.ndarray | None:
+        """The action float32 [A] of this episode's newest answer; None if there is none or it cannot be read."""
+        return None if self._held is None else self._held.action
 
     def collect(self, decision: int) -> None:
         """Takes the answers that are due; to be called first in every decision."""
@@ -106,6 +115,8 @@ class HeldLabels:
             "questions": [question.state() for question in self._questions.values()],
             "current": None if self._current is None else self._current.state(),
             "last_steps": self._last_steps,
+            "begun": self._begun,
+            "held": None if self._held is None else self._held._asdict(),
             "counts": dict(self.counts),
             "recent": [
                 {
@@ -126,7 +137,8 @@ class HeldLabels:
         current = None if state["current"] is None else _Question.restored(state["current"])
         # While it is out, the current question is one of the questions.
         self._current = None if current is None else self._questions.get(current.decision, current)
-        self._last_steps = state["last_steps"]
+        self._last_steps, self._begun = state["last_steps"], state["begun"]
+        self._held = None if state["held"] is None else Label(**state["held"])
         self.counts = Counter(state["counts"])
         for each in state["recent"]:
             label = Label(**each["label"])
@@ -139,6 +151,8 @@ class HeldLabels:
         for ticket, label in answers:
             question = self._questions.pop(ticket)
             question.label = label
+            if question.decision >= self._begun:
+                self._held = label
             self.counts[label.status] += 1
             for transition, age in question.waiting:
                 self._write(question, transition, age)
@@ -149,7 +163,8 @@ class HeldLabels:
 
     def _write(self, question: _Question, transition: int, age: int) -> None:
         if question.label.action is not None:
-            self._replay.label(transition, question.label.action, True, question.iteration, age)
+            label = question.label
+            self._replay.label(transition, label.action, True, question.iteration, age, label.reliable)
 
 
 def _observation_state(observation: Observation) -> dict[str, Any]:

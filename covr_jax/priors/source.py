@@ -33,6 +33,15 @@ class PriorSource(Protocol):
 
 
 @runtime_checkable
+class GradedPrior(PriorSource, Protocol):
+    """A teacher that knows where it is right: its labels say so (``Label.reliable``), which measures a gate."""
+
+    def reliable(self, observation: Observation) -> bool:
+        """Whether its answer to this observation is the right one."""
+        ...
+
+
+@runtime_checkable
 class TunablePrior(PriorSource, Protocol):
     """A prior that learns from the agent's own steps: a VLM behind gRPC. Teachers cannot."""
 

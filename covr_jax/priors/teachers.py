@@ -2,6 +2,7 @@
 
 ``teacher:oracle``  a saved policy or a hand-written controller
 ``teacher:noisy``   the oracle plus Gaussian noise
+``teacher:half``    the oracle in one half of the task's states (HALVES), noise in the other; it says which
 ``teacher:zeros``   always the zero action (a valid label, as ERPv's "worst model" shows)
 ``teacher:random``  uniform
 """
@@ -16,7 +17,7 @@ import numpy as np
 from covr_jax.priors import driver
 from covr_jax.types import Label, Observation
 
-KINDS = ("oracle", "noisy", "zeros", "random")
+KINDS = ("oracle", "noisy", "half", "zeros", "random")
 
 Controller = Callable[[Observation], np.ndarray]  # Observation -> float [A] in [-1, 1]
 Policy = Callable[[np.ndarray], np.ndarray]  # stack uint8 [H, W, 3*S] -> float [A] in [-1, 1]
@@ -40,31 +41,67 @@ class Teacher:
         pass
 
 
+class HalfTeacher:
+    """Right in one half of the states, pure noise in the other; its labels tell which (a ``source.GradedPrior``).
+
+    Args:
+      right: acts in the reliable half.
+      noise: acts elsewhere.
+      reliable: whether an observation lies in the reliable half.
+    """
+
+    name = "half"
+
+    def __init__(self, right: Controller, noise: Controller, reliable: Callable[[Observation], bool]):
+        self._teachers = {True: Teacher(self.name, right), False: Teacher(self.name, noise)}
+        self.reliable = reliable
+
+    def predict(self, observations: Sequence[Observation]) -> list[Label]:
+        labels = []
+        for observation in observations:
+            reliable = self.reliable(observation)
+            labels += [
+                label._replace(reliable=reliable) for label in self._teachers[reliable].predict([observation])
+            ]
+        return labels
+
+    def close(self) -> None:
+        pass
+
+
 def make(
     kind: str, task: str, action_dim: int, seed: int = 0, noise: float = 0.5, policy: Policy | None = None
-) -> Teacher:
+) -> Teacher | HalfTeacher:
     """The teacher called ``teacher:<kind>``.
 
     Args:
       kind: one of KINDS.
-      task: environment name, e.g. "dmc/cartpole/swingup"; picks the controller of oracle and noisy.
+      task: environment name, e.g. "dmc/cartpole/swingup"; picks the oracle's controller, and the halves.
       action_dim: A.
-      seed: of noisy and random.
+      seed: of noisy, half and random.
       noise: standard deviation of noisy, action units.
-      policy: a saved policy that oracle and noisy use in place of the task's controller.
+      policy: a saved policy that oracle, noisy and half use in place of the task's controller.
 
     Raises:
-      ValueError: unknown kind, or an oracle without a policy for a task that has no controller.
+      ValueError: unknown kind, an oracle without a policy for a task that has no controller, or no halves.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown teacher {kind!r}; there are {', '.join(KINDS)}")
     if kind == "zeros":
         return Teacher(kind, lambda observation: np.zeros(action_dim))
+
+    def uniform(observation: Observation) -> np.ndarray:
+        return _generator(seed, observation).uniform(-1, 1, action_dim)
+
     if kind == "random":
-        return Teacher(kind, lambda observation: _generator(seed, observation).uniform(-1, 1, action_dim))
+        return Teacher(kind, uniform)
     oracle = _oracle(task, policy)
     if kind == "oracle":
         return Teacher(kind, oracle)
+    if kind == "half":
+        if task not in HALVES:
+            raise ValueError(f"{task!r} has no halves for teacher:half; those that have: {', '.join(sorted(HALVES))}")
+        return HalfTeacher(oracle, uniform, HALVES[task])
 
     def noisy(observation: Observation) -> np.ndarray:
         return oracle(observation) + noise * _generator(seed, observation).standard_normal(action_dim)
@@ -169,4 +206,26 @@ CONTROLLERS: dict[str, Controller] = {
     "toy/highway": driver.highway,
     "toy/ghost_pedestrian": driver.ghost_pedestrian,
     "toy/jaywalk": driver.ghost_pedestrian,
+}
+
+
+def pole_leans_right(observation: Observation) -> bool:
+    """Upright or hanging, the pole's free end is to the right of the cart.
+
+    Gravity sees to it that both halves are visited all the time: a swinging pole crosses the vertical twice a period,
+    and one that is balanced leans to both sides. Share of an episode's decisions spent here: 40 to 55 % under random
+    actions, 43 to 62 % under four policies with returns of about 300, 43 to 55 % under the oracle. (The cart may stand
+    on one side for most of an episode: 16 to 82 %.)
+    """
+    return bool(np.sin(observation.state["hinge_1_position"]) > 0)
+
+
+def target_is_right(observation: Observation) -> bool:
+    """The target lies to the right of the arm's shoulder: half of the episodes, whatever the policy does."""
+    return observation.state["target_x"] > 0
+
+
+HALVES: dict[str, Callable[[Observation], bool]] = {
+    "dmc/cartpole/swingup": pole_leans_right,
+    "dmc/reacher/easy": target_is_right,
 }

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from covr_jax.replay.samplers import Sampler, Uniform
-from covr_jax.types import Batch, Sequence
+from covr_jax.types import Batch, Before, Observation, Sequence
 
 # Per slot, besides the frame.
 FIELDS = (
-    "actions", "rewards", "not_done", "acted", "episode", "prior_actions", "prior_ok", "prior_version", "prior_age"
+    "actions", "rewards", "not_done", "acted", "episode", "prior_actions", "prior_ok", "prior_version", "prior_age",
+    "prior_reliable",
 )  # fmt: skip
 _TRIES = 1000  # to draw sequences that no episode's end breaks
 COUNTERS = ("next", "first", "transitions", "open")
@@ -27,7 +28,7 @@ COUNTERS = ("next", "first", "transitions", "open")
 class ReplayBuffer:
     """At most ``capacity`` transitions, the oldest overwritten first.
 
-    Memory is taken as it is used: one frame and 8 A + 40 bytes a slot.
+    Memory is taken as it is used: one frame and 8 A + 41 bytes a slot.
 
     Args:
         capacity: transitions; once the ring is full, the last frames of episodes take some of this room.
@@ -38,6 +39,7 @@ class ReplayBuffer:
         remembers: batches hold the decision before (``previous_action``, ``previous_ok``, one frame more).
         sequences: (C, T); batches hold C runs of T consecutive observations.
 
+    ``graded``: whether labels say if they are right, so that batches do, too.
     ``trusted_from``: labels of earlier tuning iterations do not reach a batch (C11); they stay stored.
 
     Raises ValueError for a capacity below 1.
@@ -56,8 +58,9 @@ class ReplayBuffer:
         if capacity < 1:
             raise ValueError(f"replay.capacity must be at least 1, got {capacity}")
         self.trusted_from: float = 0
+        self.graded = False
         self._capacity = capacity
-        self._remembers, self._sequences = remembers, sequences
+        self._stack, self._remembers, self._sequences = frame_stack, remembers, sequences
         back = frame_stack + remembers - 1  # frames before o's newest one
         self._slots = capacity + back + 1  # the oldest transition's stack, and the newest frame
         self._shape = tuple(frame_shape)
@@ -72,6 +75,7 @@ class ReplayBuffer:
         self._prior_ok = np.zeros(self._slots, bool)
         self._prior_version = np.zeros(self._slots, np.int32)
         self._prior_age = np.zeros(self._slots, np.int32)  # decisions since the question
+        self._prior_reliable = np.zeros(self._slots, bool)
         self._window = np.arange(-back, 2)  # from the oldest frame that is seen to the next one
         self._run = np.arange(1 - frame_stack, sequences[1] if sequences else 0)  # frames of a sequence
         self._next = 0  # id of the next frame
@@ -115,7 +119,9 @@ class ReplayBuffer:
         self._open = not last
         return transition
 
-    def label(self, transition: int, action: np.ndarray | None, ok: bool, version: int, age: int) -> None:
+    def label(
+        self, transition: int, action: np.ndarray | None, ok: bool, version: int, age: int, reliable: bool = False
+    ) -> None:
         """Writes the prior's fields of a transition; one that has been overwritten meanwhile is left alone.
 
         Args:
@@ -123,6 +129,7 @@ class ReplayBuffer:
             ok: whether the label may guide.
             version: tuning iterations behind the adapter that answered.
             age: decisions since the question.
+            reliable: whether a teacher says that the label is right.
 
         Raises ValueError for an id that was never given out, or ok without an action.
         """
@@ -134,6 +141,7 @@ class ReplayBuffer:
             slot = transition % self._slots
             self._prior_actions[slot], self._prior_ok[slot] = 0.0 if action is None else action, ok
             self._prior_version[slot], self._prior_age[slot] = version, age
+            self._prior_reliable[slot] = reliable
 
     def sample(self, batch_size: int, rng: np.random.Generator, progress: float = 0.0) -> Batch:
         """B transitions, with replacement, chosen by the sampler; a function of the content and the generator's state.
@@ -156,6 +164,7 @@ class ReplayBuffer:
             prior_ok=ok.astype(np.float32),
             weight=weight,
             sequence=self._draw_sequences(rng) if self._sequences else None,
+            prior_reliable=(ok & self._prior_reliable[slots]).astype(np.float32) if self.graded else None,
         )
         if not self._remembers:
             return batch
@@ -274,6 +283,30 @@ class ReplayBuffer:
     def actions(self, ids: np.ndarray) -> np.ndarray:
         """float32 [N, A] for transition ids int [N]. Raises ValueError for one that is gone."""
         return self._actions[self._held(ids)]
+
+    def rewards(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [N] for transition ids int [N]. Raises ValueError for one that is gone."""
+        return self._rewards[self._held(ids)]
+
+    def stacks(self, ids: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3S], oldest frame first, for ids int [N]. Raises ValueError for one that is gone."""
+        episode = self._episode[self._held(ids)]
+        window = np.maximum(np.asarray(ids)[:, None] + np.arange(1 - self._stack, 1), episode[:, None])
+        frames = self._frames[self._held(window)].reshape(*window.shape, *self._shape)
+        return np.moveaxis(frames, 1, 3).reshape(len(frames), *self._shape[:2], -1)
+
+    def observations(self, ids: np.ndarray) -> list[Observation]:
+        """What was seen at ids int [N], without named state. Raises ValueError for one that is gone."""
+        ids = np.asarray(ids)
+        stacks = self.stacks(ids)
+        befores: list[Before | None] = [None] * len(ids)
+        if self._remembers:
+            came = np.flatnonzero(ids > self._episode[self._held(ids)])
+            earlier = zip(self.stacks(ids[came] - 1), self.actions(ids[came] - 1), strict=True)
+            for n, (stack, action) in zip(came, earlier, strict=True):
+                befores[n] = Before(stack, action)
+        pairs = zip(stacks, befores, strict=True)
+        return [Observation(stack[..., -3:], stack, {}, before) for stack, before in pairs]
 
     def _held(self, ids: np.ndarray) -> np.ndarray:
         if not np.all(self.contains(ids)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from covr_jax.config import EddfConfig
 from experiments.json_lines import number
 from experiments.report_page.html import Swatch, details, escape, figure, grid, missing, section, table
 from experiments.report_page.marks import Series, bars, dots, line, points
@@ -25,10 +26,8 @@ def rounds_section(run: RunData) -> str:
             "rounds", "COVR rounds", missing("rounds.jsonl holds no round, so the VLM was never tuned.")
         )
     eddf = run.config.rounds.eddf
-    what = "z-score of its return" if eddf.compare == "z" else "return"
-    rule = f"rule <i>{escape(eddf.rule)}</i>, {RULES[eddf.rule]}"
     lead = (
-        f"Every round filters the agent's own steps: EDDF ({rule}) keeps a step if the {what} exceeds τ. The "
+        f"Every round filters the agent's own steps: {_filter_words(eddf)} The "
         "VLM's adapter is then tuned on the steps that were kept, weighted by return "
         f"(RALW, <i>{escape(run.config.rounds.weights)}</i>)."
     )
@@ -54,6 +53,19 @@ def rounds_section(run: RunData) -> str:
         _histograms(rounds),
         lead=lead,
     )
+
+
+def _filter_words(eddf: EddfConfig) -> str:
+    """Which filter a round ran, as one sentence of the lead."""
+    score = {"return": "return", "reward": "reward", "q": "Q value"}[eddf.score]
+    if eddf.filter == "percentile":
+        percentile = 100 - eddf.percentile if eddf.keep_top else eddf.percentile
+        return f"a step is kept if its {score} exceeds τ, the {percentile:g}th percentile."
+    what = f"z-score of its {score}" if eddf.compare == "z" and eddf.zscore else score
+    rule = f"rule <i>{escape(eddf.rule)}</i>, {RULES[eddf.rule]}"
+    if eddf.filter == "random":
+        return f"a random choice, as many steps as EDDF ({rule}) would keep."
+    return f"EDDF ({rule}) keeps a step if the {what} exceeds τ."
 
 
 def _entropy_unit(run: RunData) -> str:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from covr_jax import methods
 from covr_jax.config import VerConfig, VpgConfig
+from covr_jax.learner import Learner
 from covr_jax.losses import ver, vpg
 from tests.covr_jax import tiny
 from tests.covr_jax.test_learner import assert_same_bits, changed
@@ -159,3 +161,22 @@ def test_combinations_have_the_terms_of_both(method):
     assert ("gate_open" in after.actor_metrics) == (method != "covr_ver")
     assert ("alpha_target_p50" in after.actor_metrics) == (method != "covr_vpg")
     assert float(after.actor_metrics["guidance_loss"]) > 0
+
+
+def test_a_gates_precision_is_the_reliable_share_of_what_it_opens_for():
+    # Six labelled samples, three reliable; open for four labelled ones, one of them reliable, and one without a label.
+    batch = tiny.batch(BASE, 0, size=8)._replace(
+        prior_ok=np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float32),
+        prior_reliable=np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32),
+    )
+    told = methods._precision(jnp.array([1.0, 0, 0, 1, 1, 1, 1, 0]), batch)
+    assert {name: float(value) for name, value in told.items()} == {"gate_precision": 0.25, "reliable_share": 0.5}
+    assert np.isnan(methods._precision(jnp.zeros(8), batch)["gate_precision"])
+    assert methods._precision(jnp.zeros(8), batch._replace(prior_reliable=None)) == {}
+
+
+def test_precision_is_a_metric_where_labels_say_whether_they_are_right():
+    names = {"gate_precision", "reliable_share"}
+    for method, graded, expected in (("erpv", True, names), ("erpv", False, set()), ("dpl", True, set())):
+        learner = Learner(tiny.config(BASE, method=method), tiny.ACTION_DIM, tiny.STACK, graded)
+        assert names & set(learner.metric_names) == expected

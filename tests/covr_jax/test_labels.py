@@ -22,7 +22,7 @@ class ScriptedPipeline:
     """Answers the question of decision t at t + 2 by the action t / 10; decision 5's answer is malformed."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.reliable = [], False
         self.flushed = 0
 
     def ask(self, ticket, observation):
@@ -31,7 +31,7 @@ class ScriptedPipeline:
     def _answer(self, ticket):
         bad = ticket == 5
         action = None if bad else np.array([ticket / 10], np.float32)
-        return ticket, Label(action, "malformed" if bad else "ok", "", "v1", "")
+        return ticket, Label(action, "malformed" if bad else "ok", "", "v1", "", reliable=self.reliable)
 
     def due(self, decision):
         ready, self.asked = [t for t in self.asked if t <= decision - 2], [t for t in self.asked if t > decision - 2]
@@ -47,16 +47,19 @@ class ScriptedPipeline:
 
 class RecordingReplay:
     def __init__(self):
-        self.labels = {}
+        self.labels, self.reliable = {}, {}
 
-    def label(self, transition, action, ok, version, age):
+    def label(self, transition, action, ok, version, age, reliable):
         self.labels[transition] = (round(float(action[0]), 2), ok, version, age)
+        self.reliable[transition] = reliable
 
 
-def _run(hold: str):
+def _run(hold: str, reliable: bool = False):
     """Six decisions of one step each, a question every five, so at 0 and 5; transition ids are 100 + decision."""
     replay = RecordingReplay()
-    labels = HeldLabels(ScriptedPipeline(), replay, PriorConfig(period=5, hold=hold))
+    pipeline = ScriptedPipeline()
+    pipeline.reliable = reliable
+    labels = HeldLabels(pipeline, replay, PriorConfig(period=5, hold=hold))
     observation = Observation(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2, 9), np.uint8), {})
     for decision in range(7):
         labels.collect(decision)
@@ -78,3 +81,8 @@ def test_an_answer_is_held_until_the_next_question_and_ages():
 
 def test_mask_labels_only_the_decision_that_asked():
     assert _run("mask")[1].labels == {100: (0.0, True, 3, 0)}
+
+
+@pytest.mark.parametrize("reliable", [False, True])
+def test_what_a_teacher_says_of_its_label_goes_with_it(reliable):
+    assert _run("hold", reliable)[1].reliable == dict.fromkeys(range(100, 105), reliable)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from covr_jax import envs
-from covr_jax.config import Config
+from covr_jax.config import Config, EddfConfig
 from covr_jax.loop import Trainer
 from covr_jax.priors import teachers
 from covr_jax.priors.source import PriorUnavailable
@@ -128,3 +128,27 @@ def test_decisions_as_the_unit_of_everything():
 def test_several_updates_a_decision():
     _, lines = train(change(learner={"updates_per_decision": 3}, run={"steps": 800, "eval_every": 800}))
     assert lines["metrics"][-1]["updates"] == 3 * 80
+
+
+@pytest.mark.parametrize("score", ["reward", "q"])
+def test_rounds_judge_steps_by_what_they_are_told_to(score):
+    eddf = EddfConfig(score=score, filter="percentile", percentile=80)
+    config = change(learner={"method": "covr"}, rounds={"eddf": eddf, "vlm_episodes": 0}, run={"steps": 1200})
+    env = envs.make(config.env)
+    try:
+        with Trainer(config, env, [env], Records(), Tunable()) as trainer:
+            trainer._evaluate = lambda: None
+            tuned, scored = [], {}
+            tune = trainer.prior.tune
+            trainer.prior.tune = lambda samples, *rest, **named: tuned.append(samples) or tune(samples, *rest, **named)
+            judge = trainer._score()
+            trainer._score = lambda: lambda ids: scored.setdefault(len(ids), judge(ids))
+            trainer.run()
+            (scores,), (samples,) = scored.values(), tuned
+            ids = np.arange(50, 125)  # of the episode that closed after the first round
+            if score == "reward":
+                np.testing.assert_array_equal(scores, trainer.replay.rewards(ids))
+            kept = ids[scores > np.percentile(scores, 80)]
+            np.testing.assert_array_equal([s.action for s in samples], trainer.replay.actions(kept))
+    finally:
+        env.close()

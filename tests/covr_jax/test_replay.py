@@ -217,3 +217,26 @@ def test_errors():
     with pytest.raises(ValueError, match="begin"):
         buffer.add(np.zeros(A), 0.0, 1.0, picture(2), False)
     assert len(buffer) == 1
+
+
+def test_a_label_known_to_be_right_says_so_in_a_graded_batch_alone():
+    buffer, _ = filled(1000, [6])
+    buffer.label(1, np.ones(A), True, 0, 0, reliable=True)
+    buffer.label(2, np.ones(A), True, 0, 0)
+    buffer.label(3, np.ones(A), True, 1, 0, reliable=True)
+    assert buffer.sample(4, np.random.default_rng(0)).prior_reliable is None
+    buffer.graded = True
+    for trusted_from, expected in ((0, {1, 3}), (1, {3}), (2, set())):
+        buffer.trusted_from = trusted_from
+        batch = buffer.sample(4000, np.random.default_rng(0))
+        assert set(numbers(batch.frames)[:, 2][batch.prior_reliable > 0]) == expected
+
+
+def test_stacks_and_rewards_are_those_of_a_batch():
+    buffer, _ = filled(1000, [6, 6])
+    batch = buffer.sample(200, np.random.default_rng(0))
+    ids = numbers(batch.frames)[:, 2]
+    assert len(set(ids.tolist())) == 12  # the first frames of both episodes among them
+    stacks = np.moveaxis(batch.frames[:, :-1], 1, 3).reshape(*batch.frames.shape[:1], *batch.frames.shape[2:4], -1)
+    np.testing.assert_array_equal(buffer.stacks(ids), stacks)
+    np.testing.assert_array_equal(buffer.rewards(ids), batch.reward)

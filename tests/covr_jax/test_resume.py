@@ -91,6 +91,13 @@ CASES = {
         change(learner={"method": "dpl"}, prior={"hold": "mask", "lag": 9, "group": 4, "period": 40}),
         lambda: teachers.make("random", TASK, 1),
     ),
+    "hybrid acting": (
+        change(
+            learner={"method": "dpl"}, prior={"lag": 5, "group": 2, "period": 40},
+            run={"behaviour": "hybrid_step", "behaviour_every": 3},
+        ),
+        lambda: teachers.make("random", TASK, 1),
+    ),
     "covr, truncated episodes": (
         change(learner={"method": "covr"}, rounds={"open_episode": "truncate", "psi0": 240}), Tunable,
     ),

@@ -5,9 +5,11 @@ import pytest
 
 from covr_jax.config import EnvConfig
 from covr_jax.priors import teachers
+from covr_jax.priors.source import GradedPrior
 from covr_jax.types import Observation
 
 FRAME = np.zeros((4, 4, 3), np.uint8)
+CARTPOLE, REACHER = "dmc/cartpole/swingup", "dmc/reacher/easy"
 
 
 def seen(**state: float) -> Observation:
@@ -51,7 +53,7 @@ def test_the_reacher_oracle_reaches():
 def test_the_oracle_of_an_unknown_task_names_those_that_have_one():
     with pytest.raises(ValueError, match=r"dmc/cheetah/run.*dmc/cartpole/swingup, dmc/reacher/easy"):
         teachers.make("oracle", "dmc/cheetah/run", 6)
-    with pytest.raises(ValueError, match=r"'wise'.*oracle, noisy, zeros, random"):
+    with pytest.raises(ValueError, match=r"'wise'.*oracle, noisy, half, zeros, random"):
         teachers.make("wise", "dmc/cartpole/swingup", 1)
 
 
@@ -65,8 +67,8 @@ def test_a_saved_policy_takes_the_place_of_the_controller():
 
 @pytest.mark.parametrize("kind", teachers.KINDS)
 def test_actions_are_float32_within_the_box(kind):
-    teacher = teachers.make(kind, "", 3, noise=5.0, policy=lambda stack: np.full(3, 4.0))
-    for label in teacher.predict([seen()] * 50):
+    teacher = teachers.make(kind, REACHER, 3, noise=5.0, policy=lambda stack: np.full(3, 4.0))
+    for label in teacher.predict([seen(target_x=x) for x in (-0.1, 0.1)] * 25):
         assert label.action.dtype == np.float32 and label.action.shape == (3,)
         assert np.all(np.abs(label.action) <= 1)
 
@@ -110,3 +112,33 @@ def test_lqr_solves_the_scalar_problem():
     # x' = x + u, cost x^2 + u^2: p = 1 + p/(1+p) gives the golden ratio, k = p/(1+p) = 1/golden ratio.
     one = np.ones((1, 1))
     np.testing.assert_allclose(teachers.lqr(one, one, one, one), [[2 / (1 + np.sqrt(5))]], rtol=1e-12)
+
+
+def test_half_is_the_oracle_in_one_half_and_uniform_noise_in_the_other():
+    policy = lambda stack: np.array([0.3])  # noqa: E731
+    teacher = teachers.make("half", CARTPOLE, 1, policy=policy)
+    left, right = ([each._replace(state={"hinge_1_position": lean}) for each in pictures(2000)] for lean in (-3.0, 2.9))
+    assert isinstance(teacher, GradedPrior)
+    labels = teacher.predict(right)
+    assert all(label.reliable and label.action == np.float32(0.3) for label in labels)
+    noise = teacher.predict(left)
+    assert not any(label.reliable for label in noise)
+    actions = np.array([label.action for label in noise])
+    np.testing.assert_allclose([actions.mean(), actions.std()], [0, 1 / np.sqrt(3)], atol=0.04)  # 3 standard errors
+    assert [label.action.tolist() for label in teacher.predict(left[::-1])] == actions[::-1].tolist()
+    others = (teachers.make(kind, CARTPOLE, 1) for kind in ("oracle", "zeros", "random"))
+    assert not any(isinstance(other, GradedPrior) for other in others)
+
+
+def test_the_halves_are_mirror_images():
+    for lean in (0.2, 1.5, 3.0):  # rad from upright, to the right
+        for turns in (-2, 0, 1):
+            at = lean + 2 * np.pi * turns
+            assert teachers.pole_leans_right(seen(hinge_1_position=at))
+            assert not teachers.pole_leans_right(seen(hinge_1_position=-at))
+    assert teachers.target_is_right(seen(target_x=0.01)) and not teachers.target_is_right(seen(target_x=-0.01))
+
+
+def test_a_task_without_halves_names_those_that_have_them():
+    with pytest.raises(ValueError, match=r"dmc/cheetah/run.*dmc/cartpole/swingup, dmc/reacher/easy"):
+        teachers.make("half", "dmc/cheetah/run", 6, policy=lambda stack: np.zeros(6))
