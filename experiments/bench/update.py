@@ -26,7 +26,8 @@ from absl import app, flags
 from covr_jax import conv
 from covr_jax.config import Config
 from covr_jax.learner import Learner
-from covr_jax.types import Batch
+from covr_jax.methods import BASES
+from covr_jax.types import Batch, Sequence
 from experiments import configuration, environment_info
 from experiments.command_line import fail, prepare
 
@@ -41,14 +42,26 @@ ACTION_DIM = 1
 
 def random_batch(config: Config) -> Batch:
     rng, size, side = np.random.default_rng(0), config.learner.batch_size, config.env.render_size
-    return Batch(
-        frames=rng.integers(0, 256, (size, config.env.frame_stack + 1, side, side, 3), dtype=np.uint8),
+    base, stack = BASES[config.learner.base], config.env.frame_stack
+
+    def frames(count: int, length: int) -> np.ndarray:
+        return rng.integers(0, 256, (count, length, side, side, 3), dtype=np.uint8)
+
+    batch = Batch(
+        frames=frames(size, stack + 1 + base.sight.remembers),
         action=rng.uniform(-1, 1, (size, ACTION_DIM)).astype(np.float32),
         reward=rng.uniform(0, 8, size).astype(np.float32),
         not_done=np.ones(size, np.float32),
         prior_action=rng.uniform(-1, 1, (size, ACTION_DIM)).astype(np.float32),
         prior_ok=np.ones(size, np.float32),
     )
+    if base.sight.remembers:
+        batch = batch._replace(previous_action=batch.action, previous_ok=batch.prior_ok)
+    if base.sequence:
+        runs = config.learner.sequence_batch_size
+        actions = rng.uniform(-1, 1, (runs, base.sequence - 1, ACTION_DIM)).astype(np.float32)
+        batch = batch._replace(sequence=Sequence(frames(runs, stack + base.sequence - 1), actions))
+    return batch
 
 
 def configured(case: str) -> Config:
@@ -64,7 +77,7 @@ def jax_case(config: Config, batch: Batch) -> tuple[Callable[[], None], dict[str
     critic = learner.init(1, config.env.render_size).target if learner.needs_value_critic else None
     state = learner.init(0, config.env.render_size, critic)
     with mock.patch.object(conv, "on_cpu", conv.plain):  # whose work XLA can count
-        cost = jax.jit(learner.step).lower(state, batch, *learner.draw(state, batch.frames)).cost_analysis() or {}
+        cost = jax.jit(learner.step).lower(state, batch, *learner.draw(state, batch)).cost_analysis() or {}
     batches = jax.tree.map(lambda array: jnp.stack([array] * _UPDATES.value), batch)
 
     def turn() -> None:
@@ -82,7 +95,7 @@ def torch_case(config: Config, batch: Batch) -> tuple[Callable[[], None], dict[s
     twin = TorchTwin(config.learner, ACTION_DIM, config.env.frame_stack)
     learner = Learner(config.learner, ACTION_DIM, config.env.frame_stack)
     state = learner.init(0, config.env.render_size)
-    views, noise = jax.tree.map(np.asarray, learner.draw(state, batch.frames))
+    views, noise = jax.tree.map(np.asarray, learner.draw(state, batch))
 
     def turn() -> None:
         for _ in range(_UPDATES.value):
