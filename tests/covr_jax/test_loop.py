@@ -54,6 +54,19 @@ def test_records_carry_both_counters_and_come_when_due(base):
     assert lines["metrics"][-1]["episodes"] == 1  # of 125 decisions
 
 
+def test_driving_counts_decisions_and_records_each_episodes_own_accounting():
+    run = {"step_unit": "decisions", "steps": 60, "random_decisions": 55, "eval_every": 30, "log_every": 30}
+    config = change(env={"name": "toy/highway"}, run=run)
+    _, lines = train(config)
+    assert [(line["decisions"], len(line["returns"])) for line in lines["evaluations"]] == [(30, 2), (60, 2)]
+    for line in lines["evaluations"]:
+        assert line["totals"]["return_sum"] == pytest.approx(line["returns"])
+        pairs = zip(line["totals"]["return_sum"], line["totals"]["distance_m"], strict=True)
+        assert all(er <= dd for er, dd in pairs)
+    assert lines["metrics"][-1]["frames"] <= 4 * 60
+    assert train(config)[1] == lines
+
+
 def test_the_same_seed_gives_the_same_run_and_another_does_not(base):
     state, lines = train(CONFIG)
     assert same(state, base[0]) and lines == base[1]

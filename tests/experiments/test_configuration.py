@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from covr_jax import methods
 from covr_jax.config import Config
 from covr_jax.learner import Learner
-from experiments.configuration import as_text, build, from_json, load_preset, resolve, to_json
+from experiments.configuration import as_text, build, changed, from_json, load_preset, resolve, to_json
 from experiments.configuration_values import CHOICES, RANGES, field_types
 
 
@@ -214,6 +214,38 @@ def test_as_text_reads_back():
     assert as_text(config.learner.filters) == "1,2,3,4"
     assert as_text(None) == "auto"
     assert as_text(True) == "true"
+
+
+def test_the_driving_presets_have_erpvs_learner_and_count_decisions():
+    erpv, driving, toy = (resolve(build(name).config) for name in ("erpv_carla", "driving", "toy_driving"))
+    assert dataclasses.replace(driving.learner, method="erpv", guidance=erpv.learner.guidance) == erpv.learner
+    assert driving.learner.guidance.weight == toy.learner.guidance.weight == 2.0  # COVR's on CARLA
+    assert driving.rounds.cold_start == toy.rounds.cold_start == 2
+    assert driving.run.step_unit == toy.run.step_unit == "decisions"
+    assert toy.learner.kernels == driving.learner.kernels and toy.learner.strides == driving.learner.strides
+    assert [8 * few for few in toy.learner.filters] == list(driving.learner.filters)
+
+
+def test_the_racing_preset_has_erpvs_learning_rates():
+    config = resolve(build("car_racing").config)
+    assert (config.env.name, config.env.render_size) == ("car_racing", 84)
+    assert config.learner.critic_lr == config.learner.alpha_lr == 2e-4
+
+
+def test_a_configuration_with_some_fields_changed():
+    config = resolve(build("toy_driving").config)
+    other = changed(config, ["env.name=toy/jaywalk", "env.driving.weather=hard_rain_noon"])
+    assert (other.env.name, other.env.driving.weather) == ("toy/jaywalk", "hard_rain_noon")
+    assert dataclasses.replace(other, env=config.env) == config
+    with pytest.raises(ValueError, match=r"env\.driving\.weather='snow': must be one of cloudy_noon"):
+        changed(config, ["env.driving.weather=snow"])
+
+
+def test_older_records_without_driving_fields_are_read():
+    config = resolve(build("cpu").config)
+    document = json.loads(to_json(config))
+    del document["env"]["driving"], document["prior"]["task_file"]
+    assert from_json(json.dumps(document)) == config
 
 
 def test_the_carla_preset_has_the_papers_networks():

@@ -105,6 +105,14 @@ def test_rendering_tells_backend_and_speed(monkeypatch):
     assert found.status == "fail" and "apt install" in found.advice
 
 
+def test_environments_that_need_no_opengl(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    (found,) = checks.rendering(config(preset="toy_driving"))
+    assert found.status == "ok" and found.text.startswith("no OpenGL; toy/highway at 64 pixels")
+    (found,) = checks.rendering(config("env.name=gym/Nothing-v0", preset="toy_driving"))
+    assert found.status == "fail" and "gym/Nothing-v0" in found.text and not found.advice
+
+
 def test_a_server_that_is_away():
     (found,) = checks.server("127.0.0.1:9", config())
     assert found.status == "fail" and "127.0.0.1:9" in found.text and "vlm_server" in found.advice

@@ -124,10 +124,17 @@ def collide(ego: Car, other: Car) -> float:
 
 
 def run_over(ego: Car, walker: Walker) -> float:
-    """Impulse [N s] with a pedestrian, 0 without contact: the car stops dead, the pedestrian is hit."""
-    touched = abs(walker.s - ego.s) < (LENGTH + BODY) / 2 and abs(walker.d - ego.d) < (WIDTH + BODY) / 2
-    if walker.hit or not touched:
+    """Impulse [N s] with a pedestrian, 0 without contact: the car stops dead, the pedestrian stays before its bumper.
+
+    An agent that presses on stays in contact, and so ends by the rule of consecutive ticks, as public code's do.
+    """
+    reach = (LENGTH + BODY) / 2
+    if abs(walker.s - ego.s) >= reach or abs(walker.d - ego.d) >= (WIDTH + BODY) / 2:
         return 0.0
-    walker.hit, walker.walking = True, False
+    if walker.hit:
+        ego.s = walker.s - reach
+    else:
+        walker.hit, walker.walking = True, False
+        walker.s, walker.d = ego.s + reach, ego.d
     impulse, ego.speed = MASS * ego.speed, 0.0
     return impulse
