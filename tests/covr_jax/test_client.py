@@ -361,6 +361,7 @@ def test_samples_are_uploaded_in_chunks_below_2_mb_and_tuned(fake, prior):
         RoundsConfig(rank=16, holdout=0.0, label_smoothing=0.0, max_steps=7),
         seed=5,
         progress=lambda *args: seen_progress.append(args),
+        selection={"tau": 0.25, "entropy": float("nan")},
     )
 
     assert fake.uploads[0].header == pb.UploadHeader(task=TASK, run="r1")
@@ -374,6 +375,7 @@ def test_samples_are_uploaded_in_chunks_below_2_mb_and_tuned(fake, prior):
     (start,) = fake.starts
     assert (start.run, start.dataset, start.parent, start.activate) == ("r1", "d7", "", True)
     assert len(start.request_id) == 32
+    assert (start.promotion, start.keep_latest) == (pb.PROMOTION_ALWAYS, 32) and dict(start.selection) == {"tau": 0.25}
     assert prior.version == "v3" and prior.digest == "d3"
     config = start.config
     assert (config.rank, config.alpha, config.dropout, config.seed) == (16, 16.0, 0.05, 5)
@@ -438,7 +440,7 @@ def test_too_many_samples_are_not_sent(fake, prior):
     assert fake.uploads == []
 
 
-@pytest.mark.parametrize("bad", [{"rank": 0}, {"targets": "vision"}, {"weights": "max"}])
+@pytest.mark.parametrize("bad", [{"rank": 0}, {"targets": "vision"}, {"weights": "max"}, {"promotion": "x"}])
 def test_settings_that_would_mean_something_else_are_refused(bad):
     with pytest.raises(ValueError, match=rf"rounds\.{next(iter(bad))}"):
         tuning_config(RoundsConfig(**bad), seed=0)
