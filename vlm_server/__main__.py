@@ -70,6 +70,9 @@ _REFLECTION = flags.DEFINE_boolean("reflection", True, "Answer gRPC reflection, 
 _FAULTS = flags.DEFINE_boolean(
     "inject_faults", False, "Spoil answers of calls with x-fault metadata, for tests; on loopback and sockets alone."
 )
+_METRICS = flags.DEFINE_integer(
+    "metrics_port", 0, "Port of 127.0.0.1 with metrics as Prometheus text; 0: none.", lower_bound=0, upper_bound=65535
+)
 _GRACE = flags.DEFINE_float("grace_s", 10.0, "How long calls may go on after a signal.", lower_bound=0.0)
 _EXIT_WITH_PARENT = flags.DEFINE_boolean(
     "exit_with_parent", False, "End when the process that started this one is gone, whatever ended it."
@@ -121,6 +124,8 @@ def main() -> None:
             reflect=_REFLECTION.value,
             adapters_wait_s=_ADAPTERS_WAIT.value,
         )
+        if _METRICS.value:
+            server.metrics.serve(_METRICS.value)
         try:
             print(server.start(address, credentials), flush=True)
         except BrokenPipeError:  # a parent that ended before _PARENT was noted has left nobody who reads this

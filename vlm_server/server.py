@@ -27,6 +27,7 @@ from vlm_server.faults import Faults
 from vlm_server.interception import Refusals
 from vlm_server.jobs import Jobs
 from vlm_server.limits import Limits
+from vlm_server.metrics import Metrics
 from vlm_server.models import Vlm
 from vlm_server.service import AdapterService, PriorService, TuningService
 from vlm_server.serving import ResidentEngine, ServedAdapters
@@ -66,9 +67,15 @@ class Server:
     ):
         self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s, limits.max_adapter_bytes)
         engine = ResidentEngine(Engine(vlm), store, max_resident)
+        self.metrics = metrics = Metrics()
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
-        self._jobs = Jobs(limits.max_queued_jobs)
-        served = ServedAdapters(store, engine, self._batcher, vlm.digest)
+        self._jobs = Jobs(limits.max_queued_jobs, metrics.job_ended)
+        served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated)
+        metrics.watch("queue_frames", "Frames that wait.", lambda: self._batcher.waiting)
+        metrics.watch("tuning_jobs_waiting", "Tuning jobs that wait.", lambda: self._jobs.waiting)
+        metrics.watch("tuning_step", "Step of the job that runs, 0 without one.", lambda: self._jobs.running.step)
+        metrics.watch("tuning_steps", "Steps that it will have.", lambda: self._jobs.running.steps)
+        metrics.watch("tuning_loss", "Weighted loss of its latest step.", lambda: self._jobs.running.loss)
         datasets = DataSets(limits.max_uploaded_bytes)
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
@@ -76,6 +83,7 @@ class Server:
             futures.ThreadPoolExecutor(limits.max_concurrent_calls + SPARE_CALLS, thread_name_prefix="rpc"),
             interceptors=[
                 *([Access(tokens)] if tokens else []),
+                metrics,
                 Refusals(),
                 Admission(limits),
                 *([Faults()] if inject_faults else []),
@@ -91,7 +99,7 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        prior = PriorService(vlm, limits, served, self._batcher, inject_faults)
+        prior = PriorService(vlm, limits, served, self._batcher, metrics, inject_faults)
         pb_grpc.add_PriorServiceServicer_to_server(prior, self._grpc)
         tuning = TuningService(vlm, limits, served, datasets, self._jobs)
         pb_grpc.add_TuningServiceServicer_to_server(tuning, self._grpc)

@@ -18,11 +18,12 @@ import grpc
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 
-from vlm_server import admission, batching, datasets, jobs, requests, tasks, tuning
+from vlm_server import admission, batching, datasets, jobs, malformed, requests, tasks, tuning
 from vlm_server.adapter_errors import AdapterInvalid, NoRoom
 from vlm_server.adapters import BASE, AdapterRecord
 from vlm_server.engine import Reply
 from vlm_server.limits import Limits
+from vlm_server.metrics import Metrics
 from vlm_server.models import Vlm
 from vlm_server.refusals import Refusal, exhausted, invalid, not_found
 from vlm_server.serving import Pinned, ServedAdapters
@@ -50,10 +51,16 @@ class PriorService(pb_grpc.PriorServiceServicer):
     """Questions."""
 
     def __init__(
-        self, vlm: Vlm, limits: Limits, adapters: ServedAdapters, batcher: batching.Batcher, inject_faults: bool
+        self,
+        vlm: Vlm,
+        limits: Limits,
+        adapters: ServedAdapters,
+        batcher: batching.Batcher,
+        metrics: Metrics,
+        inject_faults: bool,
     ):
         self._vlm, self._limits, self._adapters, self._batcher = vlm, limits, adapters, batcher
-        self._inject_faults = inject_faults
+        self._metrics, self._inject_faults = metrics, inject_faults
 
     def GetServerInfo(self, request, context):
         requests.protocol(request.protocol_version, PROTOCOL)
@@ -85,9 +92,10 @@ class PriorService(pb_grpc.PriorServiceServicer):
             if not context.add_callback(future.cancel):
                 future.cancel()  # the call is over already
             answer = future.result()
+        self._metrics.answered(answer)
         return pb.PredictResponse(
             predictions=[
-                _prediction(task, reply, prompt)
+                self._prediction(task, reply, prompt, tokens)
                 for reply, prompt in zip(answer.replies, prompts, strict=True)
             ],
             adapter=_reference(pinned),
@@ -97,6 +105,18 @@ class PriorService(pb_grpc.PriorServiceServicer):
                 generate_ms=answer.generate_ms,
                 batch_size=answer.batch_size,
             ),
+        )
+
+    def _prediction(self, task: tasks.Task, reply: Reply, prompt: str, max_tokens: int) -> pb.Prediction:
+        action, status = task.parse(reply.text)
+        why = malformed.reason(task, reply.text, reply.new_tokens >= max_tokens) if action is None else ""
+        self._metrics.replied(status, reply.new_tokens, why)
+        return pb.Prediction(
+            status=_STATUS[status],
+            action=action or (),
+            text=reply.text,
+            new_tokens=reply.new_tokens,
+            prompt=prompt,
         )
 
 
@@ -326,14 +346,3 @@ def _tuning_result(
     for name in result.DESCRIPTOR.fields_by_name.keys() & statistics.keys():
         setattr(result, name, math.nan if statistics[name] is None else statistics[name])
     return result
-
-
-def _prediction(task: tasks.Task, reply: Reply, prompt: str) -> pb.Prediction:
-    action, status = task.parse(reply.text)
-    return pb.Prediction(
-        status=_STATUS[status],
-        action=action or (),
-        text=reply.text,
-        new_tokens=reply.new_tokens,
-        prompt=prompt,
-    )

@@ -88,8 +88,15 @@ class ResidentEngine:
 class ServedAdapters:
     """The versions of all runs. Thread-safe; what touches the model goes to the inference thread."""
 
-    def __init__(self, store: AdapterStore, engine: ResidentEngine, batcher: Batcher, base_digest: str):
-        self._store, self._engine, self._batcher = store, engine, batcher
+    def __init__(
+        self,
+        store: AdapterStore,
+        engine: ResidentEngine,
+        batcher: Batcher,
+        base_digest: str,
+        on_activation: Callable[[str], None] = lambda outcome: None,
+    ):
+        self._store, self._engine, self._batcher, self._on_activation = store, engine, batcher, on_activation
         self._base = Pinned(BASE, base_digest)
 
     @contextmanager
@@ -192,8 +199,13 @@ class ServedAdapters:
             self._batcher.call(lambda: self._engine.load_checked(f"{run}/{version}", record.folder)).result()
             ask()
 
-        with self.pinned(run, version) as pinned:
-            self._store.activate(run, version, prepare, back)
+        try:
+            with self.pinned(run, version) as pinned:
+                self._store.activate(run, version, prepare, back)
+        except Exception:
+            self._on_activation("refused")
+            raise
+        self._on_activation("activated")
         return pinned
 
     def delete(self, run: str, version: str) -> None:

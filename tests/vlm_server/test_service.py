@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from types import SimpleNamespace
 
 import grpc
@@ -293,6 +294,36 @@ def test_malformed_and_clipped_replies_are_data(fake):
     engine.text = "slide: -7"
     prediction = client.ask().predictions[0]
     assert prediction.status == pb.REPLY_STATUS_CLIPPED and list(prediction.action) == [-1.0]
+
+
+def test_metrics_count_calls_replies_jobs_and_activations(start, tmp_path, vlm, monkeypatch):
+    made, client = start(tmp_path)
+    port = made.metrics.serve(0)
+
+    def read():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    client.ask(3)
+    refused(lambda: client.ask(task="x"))
+    client.tune(activate=True)
+    client.adapters.ActivateAdapter(pb.ActivateAdapterRequest(run="run", version="base"), timeout=30)
+    refused(lambda: client.adapters.ActivateAdapter(pb.ActivateAdapterRequest(run="run", version="v9"), timeout=30))
+    spent = SimpleNamespace(encode_ms=1.0, generate_ms=2.0)
+    monkeypatch.setattr(Engine, "predict", lambda *_: ([Reply("left", 4)], spent))
+    client.ask()
+    seen = read()
+    calls = "covr_prior_calls_total"
+    assert seen[f'{calls}{{code="OK",method="PriorService/Predict"}}'] == 2
+    assert seen[f'{calls}{{code="NOT_FOUND",method="PriorService/Predict"}}'] == 1
+    assert seen['covr_prior_replies_total{status="ok"}'] == 3 and seen["covr_prior_batch_frames_sum"] == 4
+    assert seen['covr_prior_malformed_replies_total{reason="no_dimension"}'] == 1
+    assert seen['covr_prior_tuning_jobs_total{state="done"}'] == 1
+    assert seen['covr_prior_activations_total{outcome="activated"}'] == 2
+    assert seen['covr_prior_activations_total{outcome="refused"}'] == 1
+    assert seen['covr_prior_stage_seconds_count{stage="queue"}'] == 2 and seen["covr_prior_queue_frames"] == 0
+    assert not any("run" in key or "dmc" in key for key in seen)  # labels hold nothing that clients chose
 
 
 def test_inner_errors_tell_an_id_and_nothing_else(fake, caplog):
