@@ -186,6 +186,8 @@ class RoundsConfig:
     max_steps: int = 0  # 0: no bound besides the epochs
     batch_size: int = 16
     deadline_s: float = 3600.0  # of one tuning job
+    promotion: str = "always"  # always | holdout: activate a version only if its held-out loss fell
+    keep_adapters: int = 32  # versions of a run that the server keeps, the newest; 0: all, until it is full
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,10 @@ def run_round(
         if isinstance(prior, TunablePrior):
             record["vlm_returns_before"] = vlm_alone()
             if filtered.keep.any():
-                report = prior.tune(_samples(filtered, replay), rounds.config, seed=seed, progress=progress)._asdict()
+                chosen = {name: float(record[name]) for name in ("tau", "entropy", "kept", "total")}
+                report = prior.tune(
+                    _samples(filtered, replay), rounds.config, seed=seed, progress=progress, selection=chosen
+                )._asdict()
                 if report["activated"]:
                     rounds.adapter_round = rounds.done + 1
                 del report["seconds"]  # wall-clock stays out of what two equal runs share

@@ -70,6 +70,12 @@ _LIMITS = {
     for each in dataclasses.fields(Limits)
 }
 _REFLECTION = flags.DEFINE_boolean("reflection", True, "Answer gRPC reflection, as grpcurl asks for it.")
+_FAULTS = flags.DEFINE_boolean(
+    "inject_faults", False, "Spoil answers of calls with x-fault metadata, for tests; on loopback and sockets alone."
+)
+_METRICS = flags.DEFINE_integer(
+    "metrics_port", 0, "Port of 127.0.0.1 with metrics as Prometheus text; 0: none.", lower_bound=0, upper_bound=65535
+)
 _GRACE = flags.DEFINE_float("grace_s", 10.0, "How long calls may go on after a signal.", lower_bound=0.0)
 _EXIT_WITH_PARENT = flags.DEFINE_boolean(
     "exit_with_parent", False, "End when the process that started this one is gone, whatever ended it."
@@ -87,6 +93,8 @@ def main() -> None:
     credentials = addresses.credentials(_TLS_CERT.value, _TLS_KEY.value)
     tokens = access.read(Path(_TOKENS.value)) if _TOKENS.value else ()
     guarded = bool(tokens) and credentials is not None
+    if _FAULTS.value and not addresses.is_local(_ADDRESS.value):
+        raise ValueError("--inject_faults is for loopback addresses and unix sockets alone")
     address = addresses.checked(_ADDRESS.value, guarded, _INSECURE.value)
     limits = Limits(**{name: flag.value for name, flag in _LIMITS.items()})
     logging.basicConfig(
@@ -114,12 +122,15 @@ def main() -> None:
             _ADAPTERS.value or scratch,
             limits,
             tokens=tokens,
+            inject_faults=_FAULTS.value,
             max_batch=_MAX_BATCH.value,
             max_delay_ms=_MAX_DELAY.value,
             max_resident=_MAX_RESIDENT.value,
             reflect=_REFLECTION.value,
             adapters_wait_s=_ADAPTERS_WAIT.value,
         )
+        if _METRICS.value:
+            server.metrics.serve(_METRICS.value)
         try:
             print(server.start(address, credentials), flush=True)
         except BrokenPipeError:  # a parent that ended before _PARENT was noted has left nobody who reads this

@@ -3,13 +3,14 @@
     root/<run>/v<n>/adapter_model.safetensors   peft's layout
                     adapter_config.json
                     manifest.json               lineage, and the sha256 of every file, its own included
-    root/<run>/run.json                         the active version and the newest number ever given
+    root/<run>/run.json                         the active version, those before it, and the newest number ever given
 
 A version appears by one rename and never changes after. One store at a time owns a root.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -21,16 +22,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from safetensors import SafetensorError, safe_open
 
 from vlm_server import sealed_files
-from vlm_server.adapter_errors import AdapterCorrupt, AdapterInUse, AdapterInvalid, AdapterMismatch, AdapterNotFound
+from vlm_server.adapter_errors import (
+    AdapterCorrupt,
+    AdapterInUse,
+    AdapterInvalid,
+    AdapterMismatch,
+    AdapterNotFound,
+    NoRoom,
+)
 from vlm_server.lora import WEIGHTS
 
 BASE = "base"  # the model without an adapter: always exists, never on disk
+MAX_HISTORY = 64  # versions that were active before, per run
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 
@@ -50,16 +61,17 @@ class AdapterRecord:
 class AdapterStore:
     """All versions under one root. Safe to call from several threads; no file is read whole under its lock."""
 
-    def __init__(self, root: Path | str, model_digest: str, wait_s: float = 0.0):
+    def __init__(self, root: Path | str, model_digest: str, wait_s: float = 0.0, max_bytes: int = 2**60):
         """
         Args:
             model_digest: sha256 of the base model whose adapters are made and served here, hex.
             wait_s: how long another store may take to leave the root, seconds.
+            max_bytes: of all versions on disk.
 
         Raises:
             ValueError: another store owns the root.
         """
-        self._root, self._model_digest = Path(root), model_digest
+        self._root, self._model_digest, self._max_bytes = Path(root), model_digest, max_bytes
         self._root.mkdir(parents=True, exist_ok=True)
         self._owned = (self._root / ".lock").open("w")
         end = time.monotonic() + wait_s
@@ -87,7 +99,18 @@ class AdapterStore:
         Raises:
             ValueError: bad run name, or a manifest that is not JSON.
             AdapterCorrupt: the weights that were written are not finite. Nothing is added.
+            NoRoom: the disk, or the share of it that versions may have, is full. Nothing is added.
         """
+        try:
+            return self._create(run, write)
+        except (OSError, SafetensorError) as error:
+            # safetensors has the number in its text alone.
+            code = error.errno if isinstance(error, OSError) else _os_error(error)
+            if code not in _FULL:
+                raise
+            raise NoRoom("the server's disk is full; delete adapter versions") from error
+
+    def _create(self, run: str, write: Callable[[Path], dict[str, Any]]) -> AdapterRecord:
         runs = self._run_folder(run)
         runs.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".new-", dir=runs))
@@ -103,8 +126,12 @@ class AdapterStore:
                 state = self._state(run)
                 newest = max([state["newest"], *(_number(v) for v in self._versions(run))]) + 1
                 manifest |= {"run": run, "version": f"v{newest}", "model_digest": self._model_digest}
+                manifest["created"] = datetime.now(UTC).isoformat(timespec="seconds")
                 manifest["files"] = digests
                 sealed_files.write_durably(folder / "manifest.json", sealed_files.seal(manifest))
+                if self._used() + _size(folder) > self._max_bytes:
+                    most = self._max_bytes
+                    raise NoRoom(f"adapter versions may have {most} bytes (max_adapter_bytes); delete some")
                 sealed_files.sync(folder)
                 os.rename(folder, runs / f"v{newest}")
                 self._set_state(run, state | {"newest": newest})
@@ -169,13 +196,25 @@ class AdapterStore:
         with self._lock:
             return self._state(run)["active"]
 
+    def previous(self, run: str) -> str | None:
+        """The version that was active before the one that is, of those that still exist; None: there is none."""
+        with self._lock:
+            state = self._state(run)
+            known = {BASE, *self._versions(run)} - {state["active"]}
+            return next((v for v in reversed(state.get("history", [])) if v in known), None)
+
     def activate(
-        self, run: str, version: str, prepare: Callable[[AdapterRecord], None] = lambda record: None
+        self,
+        run: str,
+        version: str,
+        prepare: Callable[[AdapterRecord], None] = lambda record: None,
+        back: bool = False,
     ) -> None:
         """Makes a version, or "base", the active one.
 
         Args:
             prepare: called with the verified version before it becomes the active one.
+            back: whether it is ``previous(run)``, and the active one is forgotten instead of remembered.
 
         Raises:
             AdapterNotFound, AdapterCorrupt, AdapterMismatch: as ``verify``; the active version stays, as it does
@@ -186,7 +225,13 @@ class AdapterStore:
                 prepare(self.verify(run, version))
             with self._lock:
                 if record is not None or self._run_folder(run).is_dir():  # else base is active already
-                    self._set_state(run, self._state(run) | {"active": version})
+                    state = self._state(run)
+                    history = state.get("history", [])
+                    if back and version in history:
+                        history = history[: len(history) - 1 - history[::-1].index(version)]
+                    elif version != state["active"]:
+                        history = [*history, state["active"]][-MAX_HISTORY:]
+                    self._set_state(run, state | {"active": version, "history": history})
 
     def delete(self, run: str, version: str) -> None:
         """Removes a version for good; its number is never given again.
@@ -198,6 +243,17 @@ class AdapterStore:
         with self._lock:
             grave = self._bury(run, version)
         shutil.rmtree(grave, ignore_errors=True)
+
+    def prune(self, run: str, keep: int) -> list[str]:
+        """Deletes all but the newest ``keep`` versions, sparing the active one and those in use; their names."""
+        gone = []
+        for version in [record.version for record in self.list(run)][:-keep]:
+            try:
+                self.delete(run, version)
+                gone.append(version)
+            except (AdapterInUse, AdapterNotFound):
+                continue
+        return gone
 
     def withdraw(self, run: str, version: str) -> None:
         """Removes the newest version before anybody was told of it: its number is given to the next one.
@@ -241,6 +297,9 @@ class AdapterStore:
                 self._holds[run, version] -= 1
                 self._holds += Counter()  # forgets what nobody holds: names come from clients
 
+    def _used(self) -> int:
+        return sum(_size(folder) for folder in self._root.glob("*/v*") if folder.is_dir())
+
     def _run_folder(self, run: str) -> Path:
         if not _RUN.fullmatch(run):
             raise ValueError(f"run must match [a-z0-9][a-z0-9_-]{{0,63}}, not {run[:80]!r}")
@@ -268,6 +327,15 @@ class AdapterStore:
         sealed_files.write_durably(file.with_suffix(".new"), sealed_files.seal(state))
         os.replace(file.with_suffix(".new"), file)
         sealed_files.sync(file.parent)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _os_error(error: SafetensorError) -> int | None:
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None
 
 
 def _locked(file: IO[str]) -> bool:

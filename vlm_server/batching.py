@@ -143,6 +143,12 @@ class Batcher:
             excess -= size
         return victims
 
+    @property
+    def waiting(self) -> int:
+        """Frames in the queue."""
+        with self._wake:
+            return sum(len(r.observations) for r in self._requests if not r.answer.cancelled())
+
     def call(self, chore: Callable[[], Any]) -> Future:
         """Runs ``chore()`` on the inference thread before the next batch, e.g. to publish an adapter.
 

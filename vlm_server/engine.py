@@ -16,9 +16,12 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from vlm_server import lora
+from vlm_server.adapter_errors import AdapterInvalid
 from vlm_server.decoding import Constraint, TemplateProcessor, Vocabulary
 from vlm_server.models import Vlm
-from vlm_server.tasks import Task
+from vlm_server.tasks import TASKS, Task
+
+CANARY_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,26 @@ class Engine:
             self._selected = None
         lora.remove(self._tree, name)
         lora.select(self._tree, self._selected)
+
+    @torch.inference_mode()
+    def check(self, key: str) -> None:
+        """Asks a loaded adapter a canary question.
+
+        Raises:
+            KeyError: no adapter of this key is loaded.
+            AdapterInvalid: what it would say is not finite.
+        """
+        self._select(self._names[key])
+        task, frame = next(iter(TASKS.values())), np.full((84, 84, 3), 128, np.uint8)
+        batch = self._vlm.encoder([task.prompt({}, self._vlm.defaults.prompt_style)], [frame])
+        said = self._tree.generate(
+            **{key: value.to(self._vlm.device) for key, value in batch.items()},
+            max_new_tokens=CANARY_TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        if not all(bool(logits.isfinite().all()) for logits in said.logits):
+            raise AdapterInvalid("adapter failed its canary question: its logits are not finite")
 
     @torch.inference_mode()
     def predict(

@@ -62,8 +62,8 @@ class Job:
 class Jobs:
     """Runs jobs one at a time on a thread of its own."""
 
-    def __init__(self, max_queued: int):
-        self._max_queued = max_queued
+    def __init__(self, max_queued: int, on_end: Callable[[str], None] = lambda state: None):
+        self._max_queued, self._on_end = max_queued, on_end
         self._jobs: dict[str, Job] = {}
         self._requests: dict[tuple[str, str], str] = {}
         self._queue: deque[Job] = deque()
@@ -106,6 +106,18 @@ class Jobs:
         if full:
             raise QueueFull
         return known
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        with self._wake:
+            return len(self._queue)
+
+    @property
+    def running(self) -> Progress:
+        """Where the job stands that runs now; a fresh progress if none does."""
+        job = self._current
+        return Progress() if job is None else job.progress
 
     def get(self, job_id: str) -> Job | None:
         with self._wake:
@@ -176,6 +188,7 @@ class Jobs:
         # Both hold on to the samples; what is remembered of a job must not.
         job.work = job.finally_do = None
         job._set(state=state, **changes)
+        self._on_end(state)
 
     def _forget_old(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.progress.state in ENDED]

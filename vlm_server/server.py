@@ -23,9 +23,11 @@ from vlm_server.admission import SPARE_CALLS, Admission
 from vlm_server.batching import Batcher, Question
 from vlm_server.datasets import DataSets
 from vlm_server.engine import Engine, Observation
+from vlm_server.faults import Faults
 from vlm_server.interception import Refusals
 from vlm_server.jobs import Jobs
 from vlm_server.limits import Limits
+from vlm_server.metrics import Metrics
 from vlm_server.models import Vlm
 from vlm_server.service import AdapterService, PriorService, TuningService
 from vlm_server.serving import ResidentEngine, ServedAdapters
@@ -41,6 +43,7 @@ class Server:
         adapters: folder of the adapter versions; made if it does not exist.
         limits: what requests may ask for.
         tokens: who may call what; empty: everybody everything.
+        inject_faults: whether callers may ask for spoiled answers.
         max_batch: frames answered together.
         max_delay_ms: how long a question waits for company.
         max_resident: adapters kept in memory.
@@ -55,23 +58,36 @@ class Server:
         limits: Limits,
         *,
         tokens: Sequence[Token] = (),
+        inject_faults: bool = False,
         max_batch: int = 16,
         max_delay_ms: float = 2.0,
         max_resident: int = 4,
         reflect: bool = True,
         adapters_wait_s: float = 0.0,
     ):
-        self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s)
+        self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s, limits.max_adapter_bytes)
         engine = ResidentEngine(Engine(vlm), store, max_resident)
+        self.metrics = metrics = Metrics()
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
-        self._jobs = Jobs(limits.max_queued_jobs)
-        served = ServedAdapters(store, engine, self._batcher, vlm.digest)
+        self._jobs = Jobs(limits.max_queued_jobs, metrics.job_ended)
+        served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated)
+        metrics.watch("queue_frames", "Frames that wait.", lambda: self._batcher.waiting)
+        metrics.watch("tuning_jobs_waiting", "Tuning jobs that wait.", lambda: self._jobs.waiting)
+        metrics.watch("tuning_step", "Step of the job that runs, 0 without one.", lambda: self._jobs.running.step)
+        metrics.watch("tuning_steps", "Steps that it will have.", lambda: self._jobs.running.steps)
+        metrics.watch("tuning_loss", "Weighted loss of its latest step.", lambda: self._jobs.running.loss)
         datasets = DataSets(limits.max_uploaded_bytes)
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
             # As many threads as calls, so that a call which is let in never waits for one.
             futures.ThreadPoolExecutor(limits.max_concurrent_calls + SPARE_CALLS, thread_name_prefix="rpc"),
-            interceptors=[*([Access(tokens)] if tokens else []), Refusals(), Admission(limits)],
+            interceptors=[
+                *([Access(tokens)] if tokens else []),
+                metrics,
+                Refusals(),
+                Admission(limits),
+                *([Faults()] if inject_faults else []),
+            ],
             maximum_concurrent_rpcs=limits.max_concurrent_calls + SPARE_CALLS,
             options=[
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
@@ -83,7 +99,7 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        prior = PriorService(vlm, limits, served, self._batcher)
+        prior = PriorService(vlm, limits, served, self._batcher, metrics, inject_faults)
         pb_grpc.add_PriorServiceServicer_to_server(prior, self._grpc)
         tuning = TuningService(vlm, limits, served, datasets, self._jobs)
         pb_grpc.add_TuningServiceServicer_to_server(tuning, self._grpc)

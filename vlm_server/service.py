@@ -10,19 +10,22 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 
-from vlm_server import admission, batching, datasets, jobs, requests, tasks, tuning
-from vlm_server.adapter_errors import AdapterInvalid
+from vlm_server import admission, batching, datasets, jobs, malformed, requests, tasks, tuning
+from vlm_server.adapter_errors import AdapterInvalid, NoRoom
 from vlm_server.adapters import BASE, AdapterRecord
 from vlm_server.engine import Reply
 from vlm_server.limits import Limits
+from vlm_server.metrics import Metrics
 from vlm_server.models import Vlm
-from vlm_server.refusals import exhausted, invalid, not_found
+from vlm_server.refusals import Refusal, exhausted, invalid, not_found
 from vlm_server.serving import Pinned, ServedAdapters
 
 PROTOCOL = "1.1"
@@ -47,8 +50,17 @@ def _reference(pinned: Pinned) -> pb.AdapterRef:
 class PriorService(pb_grpc.PriorServiceServicer):
     """Questions."""
 
-    def __init__(self, vlm: Vlm, limits: Limits, adapters: ServedAdapters, batcher: batching.Batcher):
+    def __init__(
+        self,
+        vlm: Vlm,
+        limits: Limits,
+        adapters: ServedAdapters,
+        batcher: batching.Batcher,
+        metrics: Metrics,
+        inject_faults: bool,
+    ):
         self._vlm, self._limits, self._adapters, self._batcher = vlm, limits, adapters, batcher
+        self._metrics, self._inject_faults = metrics, inject_faults
 
     def GetServerInfo(self, request, context):
         requests.protocol(request.protocol_version, PROTOCOL)
@@ -61,6 +73,7 @@ class PriorService(pb_grpc.PriorServiceServicer):
             parameters=vlm.parameters,
             limits=pb.Limits(**dataclasses.asdict(limits)),
             tasks=[_task_info(task) for task in tasks.TASKS.values()],
+            fault_injection=self._inject_faults,
         )
 
     def Predict(self, request, context):
@@ -79,9 +92,10 @@ class PriorService(pb_grpc.PriorServiceServicer):
             if not context.add_callback(future.cancel):
                 future.cancel()  # the call is over already
             answer = future.result()
+        self._metrics.answered(answer)
         return pb.PredictResponse(
             predictions=[
-                _prediction(task, reply, prompt)
+                self._prediction(task, reply, prompt, tokens)
                 for reply, prompt in zip(answer.replies, prompts, strict=True)
             ],
             adapter=_reference(pinned),
@@ -92,6 +106,37 @@ class PriorService(pb_grpc.PriorServiceServicer):
                 batch_size=answer.batch_size,
             ),
         )
+
+    def _prediction(self, task: tasks.Task, reply: Reply, prompt: str, max_tokens: int) -> pb.Prediction:
+        action, status = task.parse(reply.text)
+        why = malformed.reason(task, reply.text, reply.new_tokens >= max_tokens) if action is None else ""
+        self._metrics.replied(status, reply.new_tokens, why)
+        return pb.Prediction(
+            status=_STATUS[status],
+            action=action or (),
+            text=reply.text,
+            new_tokens=reply.new_tokens,
+            prompt=prompt,
+        )
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What becomes of the version that a job makes."""
+
+    activate: bool
+    gated: bool  # activate only if the held-out loss fell
+    keep_latest: int
+    selection: dict[str, float]  # how the samples were chosen
+
+    def refusal(self, statistics: Mapping[str, Any]) -> str:
+        """Why a version with these statistics is not activated; "" if it is."""
+        before, after = (statistics[f"holdout_loss_{when}"] for when in ("before", "after"))
+        if not (self.activate and self.gated):
+            return ""
+        if before is None or after is None or math.isnan(before):
+            return "there were no held-out samples to be better on"
+        return "" if after < before else f"the held-out loss did not fall: {before:.4g} before, {after:.4g} after"
 
 
 class TuningService(pb_grpc.TuningServiceServicer):
@@ -139,14 +184,23 @@ class TuningService(pb_grpc.TuningServiceServicer):
         job = self._jobs.find(run, request_id) if request_id else None
         if job is None:
             version = requests.version(request.parent, "parent") if request.parent else ""
-            full = len(self._adapters.list(run)) >= self._limits.max_adapters_per_run
+            wishes = _Wishes(
+                request.activate,
+                requests.promotion(request.promotion),
+                request.keep_latest,
+                requests.selection(request),
+            )
+            most = self._limits.max_adapters_per_run
+            full = len(self._adapters.list(run)) >= most and not 0 < wishes.keep_latest <= most
             if full and not (request_id and self._adapters.made_by(run, request_id)):
-                most = self._limits.max_adapters_per_run
-                raise exhausted(f"run: {run} has the {most} adapter versions that it may; delete some")
-            job = self._start(run, request_id, request.dataset, version, config, request.activate)
+                raise exhausted(
+                    f"run: {run} has the {most} adapter versions that it may (max_adapters_per_run); "
+                    "delete some, or set keep_latest"
+                )
+            job = self._start(run, request_id, request.dataset, version, config, wishes)
         return pb.StartTuningResponse(job=job.id)
 
-    def _start(self, run, request_id, dataset, version, config, activate) -> jobs.Job:
+    def _start(self, run, request_id, dataset, version, config, wishes) -> jobs.Job:
         with ExitStack() as held:
             data = self._sets.take(dataset, run)
             if data is None:
@@ -156,7 +210,7 @@ class TuningService(pb_grpc.TuningServiceServicer):
             parent = held.enter_context(self._adapters.pinned(run, version))
 
             def work(job: jobs.Job) -> pb.TuningResult:
-                return self._tune(job, request_id, data, parent, config, activate)
+                return self._tune(job, request_id, data, parent, config, wishes)
 
             # From here the job lets go of what it holds, also if it is not queued.
             release = held.pop_all().close
@@ -166,7 +220,7 @@ class TuningService(pb_grpc.TuningServiceServicer):
             most = self._limits.max_queued_jobs
             raise exhausted(f"{most} tuning jobs wait in the queue (max_queued_jobs); try again later") from None
 
-    def _tune(self, job, request_id, data, parent, config, activate) -> pb.TuningResult:
+    def _tune(self, job, request_id, data, parent, config, wishes) -> pb.TuningResult:
         """A new version; or the one that this request made before its caller, or a server, was gone."""
 
         def ask() -> None:
@@ -178,25 +232,31 @@ class TuningService(pb_grpc.TuningServiceServicer):
                 "parent": parent.version,
                 "base": {"model": self._vlm.name, "digest": self._vlm.digest},
                 "data": {"task": data.task.name, "samples": len(data.samples), "digest": data.digest},
+                "selection": wishes.selection,
             }
             return outcome.write(folder) | lineage | ({"request_id": request_id} if request_id else {})
 
         try:
             made = self._adapters.made_by(data.run, request_id) if request_id else None
             if made is not None:
+                refusal = wishes.refusal(made.manifest["statistics"])
+                activate = wishes.activate and not refusal
                 if activate:
                     self._adapters.activate(data.run, made.version, ask)
-                return _tuning_result(made.version, made.digest, activate, made.manifest["statistics"])
+                return _tuning_result(made.version, made.digest, activate, refusal, made.manifest["statistics"])
             self._adapters.verify(parent)
             outcome = tuning.train(
                 self._vlm, data.task, data.samples, parent.folder, config, job.report, job.cancelled.is_set
             )
-            pinned = self._adapters.publish(data.run, write, activate, ask)
+            statistics = dataclasses.asdict(outcome.statistics)
+            refusal = wishes.refusal(statistics)
+            activate = wishes.activate and not refusal
+            pinned = self._adapters.publish(data.run, write, activate, ask, wishes.keep_latest)
         except batching.Closed:
             raise jobs.JobFailed("the server is shutting down") from None
-        except (tuning.TuningFailed, AdapterInvalid) as error:
+        except (tuning.TuningFailed, AdapterInvalid, NoRoom) as error:
             raise jobs.JobFailed(str(error)) from None
-        return _tuning_result(pinned.version, pinned.digest, activate, dataclasses.asdict(outcome.statistics))
+        return _tuning_result(pinned.version, pinned.digest, activate, refusal, statistics)
 
     def WatchTuning(self, request, context):
         job = self._job(request.job)
@@ -245,6 +305,14 @@ class AdapterService(pb_grpc.AdapterServiceServicer):
         run, version = requests.run(request.run), requests.version(request.version, "version")
         return pb.ActivateAdapterResponse(adapter=_reference(self._adapters.activate(run, version)))
 
+    def RollBackAdapter(self, request, context):
+        run = requests.run(request.run)
+        pinned = self._adapters.roll_back(run)
+        if pinned is None:
+            words = f"run: {run} has no version that was active before the one that is"
+            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, words)
+        return pb.RollBackAdapterResponse(adapter=_reference(pinned))
+
     def DeleteAdapter(self, request, context):
         run, version = requests.run(request.run), requests.version(request.version, "version")
         if version == BASE:
@@ -269,20 +337,12 @@ def _task_info(task: tasks.Task) -> pb.TaskInfo:
     return pb.TaskInfo(name=task.name, actions=actions, state=task.state_names)
 
 
-def _tuning_result(version: str, digest: str, activated: bool, statistics: Mapping[str, Any]) -> pb.TuningResult:
+def _tuning_result(
+    version: str, digest: str, activated: bool, not_activated: str, statistics: Mapping[str, Any]
+) -> pb.TuningResult:
     """``statistics``: fields of ``tuning.Statistics``; None is NaN, as a manifest writes it."""
-    result = pb.TuningResult(adapter=pb.AdapterRef(version=version, digest=digest), activated=activated)
+    adapter = pb.AdapterRef(version=version, digest=digest)
+    result = pb.TuningResult(adapter=adapter, activated=activated, not_activated=not_activated)
     for name in result.DESCRIPTOR.fields_by_name.keys() & statistics.keys():
         setattr(result, name, math.nan if statistics[name] is None else statistics[name])
     return result
-
-
-def _prediction(task: tasks.Task, reply: Reply, prompt: str) -> pb.Prediction:
-    action, status = task.parse(reply.text)
-    return pb.Prediction(
-        status=_STATUS[status],
-        action=action or (),
-        text=reply.text,
-        new_tokens=reply.new_tokens,
-        prompt=prompt,
-    )

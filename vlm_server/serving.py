@@ -51,6 +51,19 @@ class ResidentEngine:
             self._resident[key] = None
         self._resident.move_to_end(key)
 
+    def load_checked(self, key: str, verified: Path) -> None:
+        """As ``load``, and then a canary question.
+
+        Raises:
+            lora.AdapterInvalid: it does not fit the model or failed its question; it is not resident then.
+        """
+        self.load(key, verified)
+        try:
+            self._engine.check(key)
+        except Exception:
+            self.drop(key)
+            raise
+
     def drop(self, key: str) -> None:
         """Frees the memory of ``key`` if it is resident."""
         if key in self._resident:
@@ -75,8 +88,15 @@ class ResidentEngine:
 class ServedAdapters:
     """The versions of all runs. Thread-safe; what touches the model goes to the inference thread."""
 
-    def __init__(self, store: AdapterStore, engine: ResidentEngine, batcher: Batcher, base_digest: str):
-        self._store, self._engine, self._batcher = store, engine, batcher
+    def __init__(
+        self,
+        store: AdapterStore,
+        engine: ResidentEngine,
+        batcher: Batcher,
+        base_digest: str,
+        on_activation: Callable[[str], None] = lambda outcome: None,
+    ):
+        self._store, self._engine, self._batcher, self._on_activation = store, engine, batcher, on_activation
         self._base = Pinned(BASE, base_digest)
 
     @contextmanager
@@ -118,12 +138,18 @@ class ServedAdapters:
         return self._store.active(run)
 
     def publish(
-        self, run: str, write: Callable[[Path], dict[str, Any]], activate: bool, ask: Callable[[], None] = lambda: None
+        self,
+        run: str,
+        write: Callable[[Path], dict[str, Any]],
+        activate: bool,
+        ask: Callable[[], None] = lambda: None,
+        keep_latest: int = 0,
     ) -> Pinned:
         """Adds a version (``write`` as for ``AdapterStore.create``) and activates it if asked.
 
         Args:
             ask: called before each of the two steps. Whatever it or the activation raises leaves no new version.
+            keep_latest: of the older versions only so many stay, the new one counted; 0: all.
         """
         ask()
         record = self._store.create(run, write)
@@ -134,28 +160,52 @@ class ServedAdapters:
                 ask()
         except BaseException:
             self._store.withdraw(run, record.version)
-            self._batcher.call(lambda: self._engine.drop(f"{run}/{record.version}")).result()
+            self._drop(run, record.version)
             raise
+        if keep_latest:
+            for version in self._store.prune(run, keep_latest):
+                self._drop(run, version)
         return _pinned(record)
 
-    def activate(self, run: str, version: str, ask: Callable[[], None] = lambda: None) -> Pinned:
+    def roll_back(self, run: str) -> Pinned | None:
+        """Activates the version that was active before the one that is; None: there is none.
+
+        Raises:
+            AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``activate``; nothing changes.
+        """
+        version = self._store.previous(run)
+        return None if version is None else self.activate(run, version, back=True)
+
+    def _drop(self, run: str, version: str) -> None:
+        self._batcher.call(lambda: self._engine.drop(f"{run}/{version}")).result()
+
+    def activate(
+        self, run: str, version: str, ask: Callable[[], None] = lambda: None, back: bool = False
+    ) -> Pinned:
         """Makes a version, or "base", the one that answers when a request names none.
 
-        It is in memory before it becomes the active one, so that no question waits for it or finds it unfit.
+        It is in memory, and has answered a canary question, before it becomes the active one, so that no question
+        waits for it or finds it unfit.
 
         Args:
             ask: called just before; what it raises leaves the active version.
+            back: as for ``AdapterStore.activate``.
 
         Raises:
             AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``ResidentEngine.load``; nothing changes.
         """
 
         def prepare(record: AdapterRecord) -> None:
-            self._batcher.call(lambda: self._engine.load(f"{run}/{version}", record.folder)).result()
+            self._batcher.call(lambda: self._engine.load_checked(f"{run}/{version}", record.folder)).result()
             ask()
 
-        with self.pinned(run, version) as pinned:
-            self._store.activate(run, version, prepare)
+        try:
+            with self.pinned(run, version) as pinned:
+                self._store.activate(run, version, prepare, back)
+        except Exception:
+            self._on_activation("refused")
+            raise
+        self._on_activation("activated")
         return pinned
 
     def delete(self, run: str, version: str) -> None:
@@ -166,7 +216,7 @@ class ServedAdapters:
             AdapterInUse: it is active, or answers a request, or is the parent of a tuning job.
         """
         self._store.delete(run, version)
-        self._batcher.call(lambda: self._engine.drop(f"{run}/{version}")).result()
+        self._drop(run, version)
 
 
 def _pinned(record: AdapterRecord) -> Pinned:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grpc
 from covr.prior.channel import connect
@@ -131,11 +132,13 @@ class GrpcPrior:
         seed: int,
         parent: str = "",
         progress: Progress | None = None,
+        selection: Mapping[str, float] | None = None,
     ) -> TuningReport:
         """Uploads the samples, tunes a version from ``parent`` ("": the active one) and activates it.
 
         Returns when the job has ended, within ``config.deadline_s`` seconds. The same samples, settings and parent
         give the version that they gave before: a run that was killed in a round and resumed finds it.
+        ``selection`` says how the samples were chosen; what is finite of it goes into the version's lineage.
 
         Raises:
           TuningFailed: the job failed or was late (it is then cancelled), or an RPC error.
@@ -158,6 +161,9 @@ class GrpcPrior:
                 config=tuning,
                 activate=True,
                 request_id=_request_id(parent or self.version, uploaded.digest, tuning),
+                promotion=wire.PROMOTIONS[config.promotion],
+                keep_latest=config.keep_adapters,
+                selection={name: value for name, value in (selection or {}).items() if math.isfinite(value)},
             )
             job = self._tuning.StartTuning(request, timeout=_left(end)).job
             last = self._watch(job, end, progress)

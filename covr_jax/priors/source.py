@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from covr_jax.config import RoundsConfig
@@ -60,9 +60,11 @@ class TunablePrior(PriorSource, Protocol):
         seed: int,
         parent: str = "",
         progress: Progress | None = None,
+        selection: Mapping[str, float] | None = None,
     ) -> TuningReport:
-        """Makes a new version from ``parent`` ("": the one that answers now) and lets it answer. What was asked for
-        before, in the same words, gives the version that it gave then.
+        """Makes a new version from ``parent`` ("": the one that answers now) and lets it answer, unless
+        ``config.promotion`` wants it to be better first. What was asked for before, in the same words, gives the
+        version that it gave then. ``selection``: numbers about how the samples were chosen, for the record.
 
         Raises TuningFailed if there is none; the version that answered before then goes on answering.
         """

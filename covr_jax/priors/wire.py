@@ -21,6 +21,7 @@ WEIGHTS = {
     "min_max": pb.TuningConfig.WEIGHT_RULE_MIN_MAX,
     "ones": pb.TuningConfig.WEIGHT_RULE_ONES,
 }
+PROMOTIONS = {"always": pb.PROMOTION_ALWAYS, "holdout": pb.PROMOTION_HOLDOUT_IMPROVES}
 JOB_STATES = {number: name.removeprefix("JOB_STATE_").lower() for name, number in pb.JobState.items()}
 _STATUS = {pb.REPLY_STATUS_OK: "ok", pb.REPLY_STATUS_CLIPPED: "clipped"}
 _ROUNDING = 1e-6  # a bound that was rounded to float32 on the way
@@ -66,7 +67,7 @@ def tuning_config(config: RoundsConfig, seed: int) -> pb.TuningConfig:
     for name in ("rank", "alpha", "learning_rate", "epochs", "batch_size"):
         if not getattr(config, name) > 0:
             raise ValueError(f"rounds.{name} is {getattr(config, name)}; it must be above 0")
-    for name, allowed in (("targets", TARGETS), ("weights", WEIGHTS)):
+    for name, allowed in (("targets", TARGETS), ("weights", WEIGHTS), ("promotion", PROMOTIONS)):
         if getattr(config, name) not in allowed:
             raise ValueError(f"rounds.{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
     return pb.TuningConfig(

@@ -87,7 +87,7 @@ class Tunable(Fixed):
         self.label_ = Label(np.array([0.5 + number / 10], np.float32), "ok", "slide: 0.50", version, "")
         return version, ""
 
-    def tune(self, samples, config, *, seed, progress):
+    def tune(self, samples, config, *, seed, progress, selection):
         self.activate("v1" if self.version == "base" else f"v{int(self.version.removeprefix('v')) + 1}")
         return self._report(self.version, len(samples))
 

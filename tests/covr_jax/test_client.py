@@ -38,7 +38,7 @@ class FakeServer(
     """A prior server without a model; a test sets ``answer`` and ``updates`` to say what it does."""
 
     def __init__(self):
-        self.protocol = "1.3"
+        self.protocol, self.refuses = "1.3", ""
         self.limits = pb.Limits(max_message_bytes=8 << 20, max_frames_per_request=4, max_tuning_samples=5000)
         self.answer = lambda request, context: [prediction()] * len(request.observations)
         self.updates = [pb.WatchTuningResponse(state=pb.JOB_STATE_DONE, result=pb.TuningResult())]
@@ -50,6 +50,8 @@ class FakeServer(
         self.active = "base"
 
     def GetServerInfo(self, request, context):
+        if request.protocol_version == self.refuses:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol_version: this server speaks 2.0")
         actions = [pb.ActionInfo(name=name, low=-1, high=1) for name in ("shoulder", "wrist")]
         task = pb.TaskInfo(name=TASK, actions=actions, state=["speed"])
         return pb.GetServerInfoResponse(protocol_version=self.protocol, limits=self.limits, tasks=[task])
@@ -137,17 +139,13 @@ def test_another_major_version_is_refused_in_one_line(fake, address):
         GrpcPrior(address, TASK)
 
 
-def test_a_server_that_refuses_this_version_is_told_from_one_that_is_away(fake, address, monkeypatch):
-    def refuse(self, request, context):
-        assert request.protocol_version == "1.1"
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol_version: this server speaks 2.0")
-
-    monkeypatch.setattr(FakeServer, "GetServerInfo", refuse)
+def test_a_server_that_refuses_this_version_is_told_from_one_that_is_away(fake, address):
+    fake.refuses = "1.1"  # what this learner says that it speaks
     with pytest.raises(ValueError, match=r"GetServerInfo failed with FAILED_PRECONDITION .*speaks 2\.0"):
         GrpcPrior(address, TASK)
 
 
-def test_the_token_of_a_file_goes_with_every_call(fake, address, tmp_path, monkeypatch):
+def test_the_token_of_a_file_goes_with_every_call(fake, address, tmp_path):
     seen_tokens = []
 
     def predict(request, context):
@@ -361,6 +359,7 @@ def test_samples_are_uploaded_in_chunks_below_2_mb_and_tuned(fake, prior):
         RoundsConfig(rank=16, holdout=0.0, label_smoothing=0.0, max_steps=7),
         seed=5,
         progress=lambda *args: seen_progress.append(args),
+        selection={"tau": 0.25, "entropy": float("nan")},
     )
 
     assert fake.uploads[0].header == pb.UploadHeader(task=TASK, run="r1")
@@ -374,6 +373,7 @@ def test_samples_are_uploaded_in_chunks_below_2_mb_and_tuned(fake, prior):
     (start,) = fake.starts
     assert (start.run, start.dataset, start.parent, start.activate) == ("r1", "d7", "", True)
     assert len(start.request_id) == 32
+    assert (start.promotion, start.keep_latest) == (pb.PROMOTION_ALWAYS, 32) and dict(start.selection) == {"tau": 0.25}
     assert prior.version == "v3" and prior.digest == "d3"
     config = start.config
     assert (config.rank, config.alpha, config.dropout, config.seed) == (16, 16.0, 0.05, 5)
@@ -438,7 +438,7 @@ def test_too_many_samples_are_not_sent(fake, prior):
     assert fake.uploads == []
 
 
-@pytest.mark.parametrize("bad", [{"rank": 0}, {"targets": "vision"}, {"weights": "max"}])
+@pytest.mark.parametrize("bad", [{"rank": 0}, {"targets": "vision"}, {"weights": "max"}, {"promotion": "x"}])
 def test_settings_that_would_mean_something_else_are_refused(bad):
     with pytest.raises(ValueError, match=rf"rounds\.{next(iter(bad))}"):
         tuning_config(RoundsConfig(**bad), seed=0)

@@ -134,7 +134,7 @@ class FakeVlm:
     def activate(self, version):
         return version, ""
 
-    def tune(self, samples, config, *, seed, progress):
+    def tune(self, samples, config, *, seed, progress, selection):
         if self.error:
             raise self.error
         self.samples, self.version = samples, "v1"

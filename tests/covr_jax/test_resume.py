@@ -129,7 +129,7 @@ class SurvivingServer(Tunable):
         self.made, self.unheard = {}, 0
         super().__init__()
 
-    def tune(self, samples, config, *, seed, progress):
+    def tune(self, samples, config, *, seed, progress, selection):
         asked = (self.version, seed, tuple(sample.return_to_go for sample in samples))
         if asked in self.made:
             return self._report(self.activate(self.made[asked])[0], len(samples))

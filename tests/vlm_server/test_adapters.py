@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -7,10 +8,11 @@ import threading
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from vlm_server import lora, sealed_files
-from vlm_server.adapters import AdapterCorrupt, AdapterInUse, AdapterMismatch, AdapterNotFound, AdapterStore
+from vlm_server.adapters import AdapterCorrupt, AdapterInUse, AdapterMismatch, AdapterNotFound, AdapterStore, NoRoom
 
 MODEL = "0" * 64
 
@@ -242,6 +244,73 @@ def test_what_preparation_raises_leaves_the_active_version(store):
     with pytest.raises(RuntimeError, match="no memory"):
         store.activate("run", "v1", prepare)
     assert store.active("run") == "base"
+
+
+def test_rolling_back_goes_the_way_that_activation_came(store):
+    for value in (1.0, 2.0, 3.0):
+        store.create("run", writer(value))
+    assert store.previous("run") is None
+    for version in ("v1", "v2", "v2", "v3"):
+        store.activate("run", version)
+    seen = []
+    while (version := store.previous("run")) is not None:
+        store.activate("run", version, back=True)
+        store = reopened(store)
+        seen.append(store.active("run"))
+    assert seen == ["v2", "v1", "base"]
+    for version in ("v1", "v2", "v3"):
+        store.activate("run", version)
+    store.delete("run", "v2")
+    assert store.previous("run") == "v1"  # what is gone is passed over
+    store.activate("run", "v1", back=True)
+    assert store.previous("run") == "base"
+
+
+def test_pruning_keeps_the_newest_and_what_is_used(store):
+    for value in range(6):
+        store.create("run", writer(float(value)))
+    store.activate("run", "v1")
+    with store.hold("run", "v3"):
+        assert store.prune("run", 2) == ["v2", "v4"]
+    assert versions(store) == ["v1", "v3", "v5", "v6"]
+    assert store.prune("run", 10) == [] and store.create("run", writer()).version == "v7"
+
+
+def test_versions_have_so_many_bytes_together(store):
+    size = sum(file.stat().st_size for file in store.create("run", writer()).folder.iterdir())
+    store.close()
+    small = AdapterStore(store._root, MODEL, max_bytes=int(2.5 * size))
+    small.create("other", writer())
+    with pytest.raises(NoRoom, match="max_adapter_bytes"):
+        small.create("run", writer())
+    assert versions(small) == ["v1"] and not list(small._root.glob("*/.new-*"))
+    small.delete("other", "v1")
+    assert small.create("run", writer()).version == "v2"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device: /secret"),
+     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")],
+)  # fmt: skip
+def test_a_full_disk_leaves_what_was_there(store, error):
+    store.create("run", writer())
+
+    def fails(folder):
+        (folder / lora.WEIGHTS).write_bytes(b"half")
+        raise error
+
+    with pytest.raises(NoRoom, match="the server's disk is full"):
+        store.create("run", fails)
+    assert sorted(p.name for p in (store._root / "run").iterdir()) == ["run.json", "v1"]
+    assert store.create("run", writer()).version == "v2"
+
+
+def test_names_that_were_asked_for_are_not_remembered(store):
+    for number in range(100):
+        with store.hold(f"run{number}", ""):
+            pass
+    assert not store._holds
 
 
 def test_the_active_version_is_held_by_no_name(store):

@@ -163,6 +163,7 @@ def alive(pid):
         (["--max_queue=0"], "max_queue"),
         (["--min_side=64", "--max_side=32"], "min_side: must be at most max_side"),
         (["--tokens=/nowhere.json"], "/nowhere.json"),
+        (["--inject_faults", "--address=0.0.0.0:1", "--insecure_let_anybody_in"], "loopback"),
         (["--tls_cert=/nowhere.pem"], "belong together"),
         (["tiny"], "--flag=value"),
     ],

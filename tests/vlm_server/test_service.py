@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import struct
 import threading
 import time
+import urllib.request
 from types import SimpleNamespace
 
 import grpc
@@ -18,6 +20,7 @@ from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from safetensors.torch import load_file, save_file
 
 from vlm_server import lora, models, server, tasks, tuning
 from vlm_server.engine import Engine, Reply
@@ -293,6 +296,36 @@ def test_malformed_and_clipped_replies_are_data(fake):
     assert prediction.status == pb.REPLY_STATUS_CLIPPED and list(prediction.action) == [-1.0]
 
 
+def test_metrics_count_calls_replies_jobs_and_activations(start, tmp_path, vlm, monkeypatch):
+    made, client = start(tmp_path)
+    port = made.metrics.serve(0)
+
+    def read():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+    client.ask(3)
+    refused(lambda: client.ask(task="x"))
+    client.tune(activate=True)
+    client.adapters.ActivateAdapter(pb.ActivateAdapterRequest(run="run", version="base"), timeout=30)
+    refused(lambda: client.adapters.ActivateAdapter(pb.ActivateAdapterRequest(run="run", version="v9"), timeout=30))
+    spent = SimpleNamespace(encode_ms=1.0, generate_ms=2.0)
+    monkeypatch.setattr(Engine, "predict", lambda *_: ([Reply("left", 4)], spent))
+    client.ask()
+    seen = read()
+    calls = "covr_prior_calls_total"
+    assert seen[f'{calls}{{code="OK",method="PriorService/Predict"}}'] == 2
+    assert seen[f'{calls}{{code="NOT_FOUND",method="PriorService/Predict"}}'] == 1
+    assert seen['covr_prior_replies_total{status="ok"}'] == 3 and seen["covr_prior_batch_frames_sum"] == 4
+    assert seen['covr_prior_malformed_replies_total{reason="no_dimension"}'] == 1
+    assert seen['covr_prior_tuning_jobs_total{state="done"}'] == 1
+    assert seen['covr_prior_activations_total{outcome="activated"}'] == 2
+    assert seen['covr_prior_activations_total{outcome="refused"}'] == 1
+    assert seen['covr_prior_stage_seconds_count{stage="queue"}'] == 2 and seen["covr_prior_queue_frames"] == 0
+    assert not any("run" in key or "dmc" in key for key in seen)  # labels hold nothing that clients chose
+
+
 def test_inner_errors_tell_an_id_and_nothing_else(fake, caplog):
     client, engine = fake
     engine.text = "raise"
@@ -478,6 +511,68 @@ def test_adapters_can_be_deleted_unless_active_or_in_use(start, tmp_path):
     start_request = pb.StartTuningRequest(run="run", dataset=dataset, config=CONFIG)
     code, details = refused(lambda: client.tuning.StartTuning(start_request, timeout=5))
     assert code == "RESOURCE_EXHAUSTED" and "3 adapter versions" in details
+
+
+def test_roll_back_lineage_pruning_and_the_promotion_gate(start, tmp_path, vlm):
+    _, client = start(tmp_path)
+
+    def back():
+        return client.adapters.RollBackAdapter(pb.RollBackAdapterRequest(run="run"), timeout=30).adapter.version
+
+    assert refused(back)[0] == "FAILED_PRECONDITION"
+    chosen = {"tau": -0.5, "kept": 12.0}
+    assert client.tune(activate=True, selection=chosen).result.adapter.version == "v1"
+    request = pb.GetAdapterRequest(run="run", version="v1")
+    manifest = json.loads(client.adapters.GetAdapter(request, timeout=5).adapter.manifest_json)
+    assert manifest["selection"] == chosen and manifest["base"]["digest"] == vlm.digest
+    assert manifest["tuning"]["rank"] == 4 and manifest["data"]["samples"] == 12 and manifest["parent"] == "base"
+    assert manifest["statistics"]["train_samples"] == 9 and manifest["created"].endswith("+00:00")
+
+    worse = pb.TuningConfig(rank=4, alpha=8, max_steps=4, batch_size=4, learning_rate=1.0, holdout=0.25)
+    dataset = client.upload().dataset
+
+    def gated(config):
+        request = pb.StartTuningRequest(
+            run="run", dataset=dataset, parent="base", config=config, activate=True,
+            promotion=pb.PROMOTION_HOLDOUT_IMPROVES,
+        )  # fmt: skip
+        return client.watch(client.tuning.StartTuning(request, timeout=10).job)[-1].result
+
+    kept = gated(worse)
+    assert kept.holdout_loss_after > kept.holdout_loss_before and not kept.activated
+    assert "did not fall" in kept.not_activated and kept.adapter.version == "v2"
+    worse.holdout = 0
+    assert "no held-out samples" in gated(worse).not_activated
+    assert listed(client) == [("base", False), ("v1", True), ("v2", False), ("v3", False)]
+    gate = pb.PROMOTION_HOLDOUT_IMPROVES
+    better = client.tune(activate=True, promotion=gate, keep_latest=1).result  # full, but pruned
+    assert better.activated and better.holdout_loss_after < better.holdout_loss_before and not better.not_activated
+    assert listed(client) == [("base", False), ("v4", True)]
+    assert back() == "base" and client.ask(run="run").adapter.version == "base"
+    for wrong in (dict(promotion=7), dict(selection={"Tau": 1.0}), dict(selection={"tau": float("nan")}),
+                  dict(selection={f"x{i}": 0.0 for i in range(33)})):  # fmt: skip
+        code, details = refused(lambda wrong=wrong: client.tune(**wrong))
+        assert code == "INVALID_ARGUMENT" and next(iter(wrong)) in details
+
+
+def test_an_adapter_that_fails_its_canary_question_is_not_activated(start, tmp_path, vlm):
+    made, client = start(tmp_path)
+    assert client.tune().state == pb.JOB_STATE_DONE
+
+    def huge(folder):
+        """Finite values, and answers that are not."""
+        source = tmp_path / "run" / "v1"
+        tensors = {name: value + 1e30 for name, value in load_file(source / lora.WEIGHTS).items()}
+        save_file(tensors, folder / lora.WEIGHTS)
+        (folder / lora.CONFIG).write_bytes((source / lora.CONFIG).read_bytes())
+        return {"parent": "v1", "statistics": {}}
+
+    made._store.create("run", huge)
+    request = pb.ActivateAdapterRequest(run="run", version="v2")
+    code, details = refused(lambda: client.adapters.ActivateAdapter(request, timeout=30))
+    assert code == "FAILED_PRECONDITION" and "canary" in details
+    assert listed(client) == [("base", True), ("v1", False), ("v2", False)]
+    client.canary()
 
 
 def test_a_damaged_adapter_is_not_activated(start, tmp_path):
