@@ -34,6 +34,8 @@ LATER = (
     "rounds.eddf.percentile",
     "rounds.eddf.score",
     "rounds.eddf.zscore",
+    "rounds.keep_adapters",
+    "rounds.promotion",
     "run.behaviour",
     "run.checkpoint_every",
 )

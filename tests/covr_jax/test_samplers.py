@@ -156,6 +156,19 @@ def test_the_decision_before():
             assert ok == (not first) and action.tolist() == ([0, 0] if first else [i - 1, 1 - i])
 
 
+def test_what_was_seen_holds_the_decision_before():
+    buffer = filled([3, 2], remembers=True)  # frames 0 to 3, 4 to 6
+
+    def shown(stack: np.ndarray) -> list[int]:
+        return numbers(np.stack([stack[..., 3 * k : 3 * k + 3] for k in range(3)])).tolist()
+
+    start, later = buffer.observations(np.array([4, 5]))
+    assert shown(start.stack) == [4, 4, 4] and start.before is None
+    assert shown(later.stack) == [4, 4, 5] and numbers(later.frame[None]).tolist() == [5]
+    assert shown(later.before.stack) == [4, 4, 4] and later.before.action.tolist() == [4, -4]
+    assert all(each.before is None for each in filled([3]).observations(np.array([0, 1])))
+
+
 @pytest.mark.parametrize("capacity", [1000, 20])
 def test_sequences_stay_within_an_episode(capacity):
     lengths = [3, 9, 2, 7, 12]

@@ -79,7 +79,7 @@ def test_settings_are_typed(setting, path, value):
         ("learner.filters=32,-1,32,32", "> 0"),
         ("learner.filters=", "list of ints"),
         ("learner.filters=32,32", "same length"),
-        ("learner.base=drq", ", ".join(methods.BASES)),
+        ("learner.base=dreamer", ", ".join(methods.BASES)),
         ("learner.method=rlvlm", ", ".join(methods.METHODS)),
         ("rounds.eddf.rule=sigmoid", "intended, literal, relaxed"),
         ("env.action_repeat=often", "whole number, or auto"),
