@@ -27,6 +27,7 @@ class GuidanceConfig:
     weight: float = 1.0  # lambda: 2.0 CARLA, 1.0 DMControl (C12)
     action: str = "sample"  # sample | mean: which action of the policy is pulled (S3)
     reduction: str = "sum"  # sum | mean over action dimensions (S4)
+    phase: int = 0  # updates of the teaching phase, over which APL's weight falls to 0
     every: int = 1  # the method's terms, ERPv's too, are on in every n-th actor update (S5)
 
 

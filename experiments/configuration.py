@@ -19,7 +19,8 @@ PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
 LATER = (
     "run.checkpoint_every", "learner.alpha_zero_after", "learner.vpg.", "learner.ver.", "prior.value_critic",
-    "run.behaviour", "rounds.eddf.zscore", "rounds.eddf.score", "rounds.eddf.filter", "rounds.eddf.percentile",
+    "learner.guidance.phase", "run.behaviour",
+    "rounds.eddf.zscore", "rounds.eddf.score", "rounds.eddf.filter", "rounds.eddf.percentile",
     "rounds.eddf.keep_top",
 )  # fmt: skip
 

@@ -110,6 +110,7 @@ RANGES: dict[str, Range] = {
     "learner.target_period": POSITIVE,
     "learner.guidance.weight": NON_NEGATIVE,
     "learner.guidance.every": POSITIVE,
+    "learner.guidance.phase": NON_NEGATIVE,
     "learner.alpha_zero_after": NON_NEGATIVE,
     "learner.vpg.weight": NON_NEGATIVE,
     "learner.ver.weight": NON_NEGATIVE,

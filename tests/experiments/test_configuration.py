@@ -83,7 +83,7 @@ def test_settings_are_typed(setting, path, value):
         ("learner.method=rlvlm", ", ".join(methods.METHODS)),
         ("rounds.eddf.rule=sigmoid", "intended, literal, relaxed"),
         ("env.action_repeat=often", "whole number, or auto"),
-        ("prior.source=teacher:expert", "oracle, noisy, zeros, random"),
+        ("prior.source=teacher:expert", "oracle, noisy, half, zeros, random"),
         ("prior.source=grpc://here", "grpc://host:port"),
         ("learner.image_size=120", "render_size 100"),
         ("learner.log_std_min=3", "below learner.log_std_max"),
