@@ -44,7 +44,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rounds.eddf.compare": ("z", "raw"),
     "rounds.eddf.score": filters.SCORES,
     "rounds.eddf.filter": filters.KINDS,
-    "rounds.weights": ("max_abs", "min_max", "ones"),
+    "rounds.weights": ("max_abs", "min_max", "ones", "uniform"),
     "rounds.targets": ("all", "language"),
     "run.step_unit": ("frames", "decisions"),
     "run.behaviour": behaviour.KINDS,

@@ -20,6 +20,7 @@ WEIGHTS = {
     "max_abs": pb.TuningConfig.WEIGHT_RULE_MAX_ABS,
     "min_max": pb.TuningConfig.WEIGHT_RULE_MIN_MAX,
     "ones": pb.TuningConfig.WEIGHT_RULE_ONES,
+    "uniform": pb.TuningConfig.WEIGHT_RULE_UNIFORM,
 }
 JOB_STATES = {number: name.removeprefix("JOB_STATE_").lower() for name, number in pb.JobState.items()}
 _STATUS = {pb.REPLY_STATUS_OK: "ok", pb.REPLY_STATUS_CLIPPED: "clipped"}
