@@ -50,6 +50,7 @@ class GuidanceConfig:
     weight: float = 1.0  # lambda: 2.0 CARLA, 1.0 DMControl (C12)
     action: str = "sample"  # sample | mean: which action of the policy is pulled (S3)
     reduction: str = "sum"  # sum | mean over action dimensions (S4)
+    phase: int = 0  # updates of the teaching phase, over which APL's weight falls to 0
     every: int = 1  # the method's terms, ERPv's too, are on in every n-th actor update (S5)
 
 
@@ -174,7 +175,7 @@ class RoundsConfig:
     include_warmup: bool = True  # random warm-up steps enter D_f (C20)
     vlm_episodes: int = 5  # episodes that the VLM drives alone after each round; 0: none
     eddf: EddfConfig = field(default_factory=EddfConfig)
-    weights: str = "max_abs"  # max_abs | min_max | ones: RALW's normalisation (C13)
+    weights: str = "max_abs"  # max_abs | min_max | ones | uniform: RALW's normalisation (C13), or none (M8, M9)
     label_smoothing: float = 0.1  # C15
     holdout: float = 0.1  # share of the kept samples that only measures
     rank: int = 128  # LoRA (C18)

@@ -73,6 +73,8 @@ class Learner:
         guidance.check(config.guidance)
         term = self.method.actor_term
         self._actor_term = term if term and term.weight(config) > 0 else None
+        if self._actor_term and self._actor_term.phased and config.guidance.phase < 1:
+            raise ValueError(f"method {config.method} needs learner.guidance.phase=N: updates of its teaching phase")
         self._ver = self.method.ver and config.ver.weight > 0
         heads = self.base.auxiliary.heads(config) if self.base.auxiliary else {}
         if self._ver and config.ver.distance == "transition" and "transition" not in heads:
@@ -343,7 +345,8 @@ class Learner:
 
             def pull(moved: Params) -> tuple[jax.Array, Metrics]:
                 policy = agent.policy(moved, features, noise.actor, batch.previous_action)
-                return self._actor_term.loss(Pull(policy, batch, q_rl, q_vlm, noise.uniform), self.config)
+                looked_at = Pull(policy, batch, q_rl, q_vlm, noise.uniform, state.updates)
+                return self._actor_term.loss(looked_at, self.config)
 
             (value, term_metrics), pulled = jax.value_and_grad(pull, has_aux=True)(moved)
             metrics |= term_metrics | bias

@@ -50,6 +50,7 @@ class Pull(NamedTuple):
     q_rl: jax.Array  # float32 [B], the smaller online value of the policy's sample
     q_vlm: jax.Array  # float32 [B], the gate's value of the prior's action (``vpg.gate``); zeros if none is asked for
     uniform: jax.Array  # float32 [B] in [0, 1)
+    updates: jax.Array  # int32 [], done before this one
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class ActorTerm:
     weight: Callable[[LearnerConfig], float]  # 0: the term is not there
     metrics: tuple[str, ...] = ()
     gated: bool = False  # reads q_vlm
+    phased: bool = False  # ends with the teaching phase, guidance.phase
     graded_metrics: tuple[str, ...] = ()  # those told besides where labels say whether they are right
 
 
@@ -81,6 +83,12 @@ def _guidance(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, j
     pulled = {"sample": pull.policy.action, "mean": pull.policy.mean_action}[config.guidance.action]
     batch, chosen = pull.batch, config.guidance
     return guidance.loss(pulled, batch.prior_action, batch.prior_ok, chosen.weight, chosen.reduction), {}
+
+
+def _annealed(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
+    value, metrics = _guidance(pull, config)
+    share = guidance.annealed(pull.updates, config.guidance.phase)
+    return share * value, metrics | {"guidance_weight": share * config.guidance.weight}
 
 
 def _through(gate: jax.Array, pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -117,6 +125,7 @@ def _rsf(pull: Pull, config: LearnerConfig) -> tuple[jax.Array, dict[str, jax.Ar
 GATE_METRICS = ("gate_mean", "gate_open")
 GRADED_METRICS = ("gate_precision", "reliable_share")  # of teachers that know where they are right
 GUIDANCE = ActorTerm(_guidance, lambda config: config.guidance.weight)
+ANNEALED = ActorTerm(_annealed, lambda config: config.guidance.weight, ("guidance_weight",), phased=True)
 VPG = ActorTerm(_vpg, lambda config: config.vpg.weight, GATE_METRICS, gated=True, graded_metrics=GRADED_METRICS)
 RSF = ActorTerm(_rsf, lambda config: config.vpg.weight, GATE_METRICS, graded_metrics=GRADED_METRICS)
 
@@ -152,6 +161,7 @@ METHODS: dict[str, Method] = {
     "none": Method(),
     "dpl": Method(GUIDANCE, asks_prior=True),
     "ask": Method(asks_prior=True),  # the base, with a prior that may act (run.behaviour); VBE is --preset=vbe
+    "apl": Method(ANNEALED, asks_prior=True),
     "rsf": Method(RSF, asks_prior=True),
     "covr": Method(GUIDANCE, asks_prior=True, tunes_prior=True),
     "erpv": Method(VPG, ver=True, asks_prior=True),

@@ -20,6 +20,7 @@ PRESETS = Path(__file__).parent / "presets"
 LATER = (
     "env.driving.",
     "learner.alpha_zero_after",
+    "learner.guidance.phase",
     "learner.sequence_batch_size",
     "learner.ver.",
     "learner.vpg.",

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 TARGETS = ("all", "language")
-WEIGHT_RULES = ("max_abs", "min_max", "ones")
+WEIGHT_RULES = ("max_abs", "min_max", "ones", "uniform")
 PROMPT_STYLES = ("full", "short")
 
 

@@ -11,7 +11,11 @@ from torch.nn.functional import cross_entropy
 from vlm_server.encoding import IGNORED
 
 
-def weights(returns: torch.Tensor | np.ndarray | Sequence[float], rule: str = "max_abs") -> torch.Tensor:
+def weights(
+    returns: torch.Tensor | np.ndarray | Sequence[float],
+    rule: str = "max_abs",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
     """Weight of each sample, w = max(gbar, 0), with gbar its return normalised to [-1, 1] over one round
     (COVR, "Return-Aware Adaptive Loss Weight" and Eq. 6).
 
@@ -22,16 +26,18 @@ def weights(returns: torch.Tensor | np.ndarray | Sequence[float], rule: str = "m
     - "min_max", what is printed: gbar = 2 (g - min) / (max - min) - 1. The lower half of the range gets no
       weight. Equal returns, one sample included, tell nothing: gbar = 0.
     - "ones": every sample weighs 1, plain fine-tuning.
+    - "uniform": at random in [0, 1), whatever the returns (M9 of COVR's Table 5).
 
     Args:
         returns: [N] discounted returns to go of one round's samples, reward units.
-        rule: "max_abs", "min_max" or "ones".
+        rule: "max_abs", "min_max", "ones" or "uniform".
+        generator: of "uniform", which needs one.
 
     Returns:
         float32 [N] on the CPU, in [0, 1]. All zero under "max_abs" if no return is positive.
 
     Raises:
-        ValueError: unknown rule, not a vector, empty, or a return that is not finite.
+        ValueError: unknown rule, uniform without a generator, not a vector, empty, or a return that is not finite.
     """
     g = torch.as_tensor(returns, dtype=torch.float64, device="cpu").detach()
     if g.ndim != 1 or len(g) == 0:
@@ -47,8 +53,12 @@ def weights(returns: torch.Tensor | np.ndarray | Sequence[float], rule: str = "m
         normalised = 2 * (g / 2 - low / 2) / (high / 2 - low / 2) - 1 if high > low else torch.zeros_like(g)
     elif rule == "ones":
         normalised = torch.ones_like(g)
+    elif rule == "uniform":
+        if generator is None:
+            raise ValueError("weight rule uniform needs a generator")
+        normalised = torch.rand(len(g), generator=generator)
     else:
-        raise ValueError(f"weight rule must be one of max_abs, min_max, ones, not {rule!r}")
+        raise ValueError(f"weight rule must be one of max_abs, min_max, ones, uniform, not {rule!r}")
     return normalised.clamp(0, 1).float()
 
 

@@ -31,6 +31,7 @@ _WEIGHT_RULES = {
     pb.TuningConfig.WEIGHT_RULE_MAX_ABS: "max_abs",
     pb.TuningConfig.WEIGHT_RULE_MIN_MAX: "min_max",
     pb.TuningConfig.WEIGHT_RULE_ONES: "ones",
+    pb.TuningConfig.WEIGHT_RULE_UNIFORM: "uniform",
 }
 _CONSTRAINTS = {pb.Decoding.CONSTRAINT_FREE: False, pb.Decoding.CONSTRAINT_TEMPLATE: True}
 

@@ -135,8 +135,8 @@ def train(
 def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> TuningOutcome:
     if not samples:
         raise TuningFailed("the data set holds no samples")
-    weights = ralw.weights([sample.return_to_go for sample in samples], config.weight_rule)
     generator = torch.Generator().manual_seed(config.seed)
+    weights = ralw.weights([sample.return_to_go for sample in samples], config.weight_rule, generator)
     if config.weight_rule == "min_max":
         positive = int((weights > 0).sum())
         _log.warning("weight rule min_max (C13): %d of %d samples have a weight > 0", positive, len(samples))

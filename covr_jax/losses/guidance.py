@@ -22,11 +22,21 @@ def check(config: GuidanceConfig) -> None:
         raise ValueError(f"guidance.every {config.every} is not allowed; it counts actor updates, at least 1")
 
 
+def annealed(updates: jax.Array, phase: int) -> jax.Array:
+    """Share of the weight left after int32 [] updates, float32 []: annealed guidance (COVR's APL, ERPv's ASF).
+
+    Both papers cite LLM4Teach, whose coefficient falls linearly from 10 to 0.1 in 1980 of 3000 iterations, stays there,
+    and is 0 from 3000 on: here from 1 to 0.01 at 66 % of ``phase`` updates, and 0 from its end on.
+    """
+    progress = updates / phase
+    return jnp.where(progress < 1.0, jnp.maximum(1.0 - 0.99 * progress / 0.66, 0.01), 0.0)
+
+
 def loss(
     action: jax.Array,
     prior_action: jax.Array,
     prior_ok: jax.Array,
-    weight: float,
+    weight: float | jax.Array,
     reduction: str = "sum",
     gate: jax.Array | None = None,
 ) -> jax.Array:

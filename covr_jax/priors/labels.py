@@ -82,6 +82,8 @@ class HeldLabels:
             return
         if not age:
             question.action = action
+            if question.label is not None:  # answered without a lag
+                self._note(question)
         if question.label is None:
             question.waiting.append((transition, age))
         else:
@@ -157,9 +159,14 @@ class HeldLabels:
             for transition, age in question.waiting:
                 self._write(question, transition, age)
             if question.action is not None:
-                self.recent.append(Answered(question.observation, label, question.action, question.decision))
-                if label.action is not None:
-                    self._disagreement.append(float(np.abs(label.action - question.action).mean()))
+                self._note(question)
+
+    def _note(self, question: _Question) -> None:
+        """Keeps an answer and what was done there for the records."""
+        label = question.label
+        self.recent.append(Answered(question.observation, label, question.action, question.decision))
+        if label.action is not None:
+            self._disagreement.append(float(np.abs(label.action - question.action).mean()))
 
     def _write(self, question: _Question, transition: int, age: int) -> None:
         if question.label.action is not None:

@@ -20,6 +20,7 @@ WEIGHTS = {
     "max_abs": pb.TuningConfig.WEIGHT_RULE_MAX_ABS,
     "min_max": pb.TuningConfig.WEIGHT_RULE_MIN_MAX,
     "ones": pb.TuningConfig.WEIGHT_RULE_ONES,
+    "uniform": pb.TuningConfig.WEIGHT_RULE_UNIFORM,
 }
 PROMOTIONS = {"always": pb.PROMOTION_ALWAYS, "holdout": pb.PROMOTION_HOLDOUT_IMPROVES}
 JOB_STATES = {number: name.removeprefix("JOB_STATE_").lower() for name, number in pb.JobState.items()}

@@ -90,6 +90,7 @@ def test_without_a_lag_the_answer_to_the_picture_is_executed_and_held(env):
     np.testing.assert_allclose(done, np.repeat([0.0, 0.01, 0.02], [10, 10, 5]), rtol=1e-6)
     assert (counters.prior_driven, counters.prior_missed) == (25, 0)
     assert metrics[-1]["prior_driven_share"] == 1.0 and metrics[-1]["prior_missed"] == 0
+    assert metrics[-1]["label_distance"] == 0.0  # the answer is what was done
 
 
 def test_with_a_lag_the_newest_answer_of_then_is_executed(env):

@@ -458,3 +458,9 @@ def test_chunks_respect_count_and_size():
     assert sizes == [[50, 50], [50], [200], [10]]  # 52 + 8 bytes each; the big one goes alone
     assert [len(part) for part in chunks(messages, 2, 10_000)] == [2, 2, 1]
     assert list(chunks([], 2, 10)) == []
+
+
+@pytest.mark.parametrize("rule", ["max_abs", "min_max", "ones", "uniform"])
+def test_every_weight_rule_has_its_name_on_the_wire(rule):
+    sent = tuning_config(RoundsConfig(weights=rule), seed=1).weight_rule
+    assert pb.TuningConfig.WeightRule.Name(sent) == f"WEIGHT_RULE_{rule.upper()}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from covr_jax import methods
-from covr_jax.config import VerConfig, VpgConfig
+from covr_jax.config import GuidanceConfig, VerConfig, VpgConfig
 from covr_jax.learner import Learner
 from covr_jax.losses import ver, vpg
 from tests.covr_jax import tiny
@@ -180,3 +180,22 @@ def test_precision_is_a_metric_where_labels_say_whether_they_are_right():
     for method, graded, expected in (("erpv", True, names), ("erpv", False, set()), ("dpl", True, set())):
         learner = Learner(tiny.config(BASE, method=method), tiny.ACTION_DIM, tiny.STACK, graded)
         assert names & set(learner.metric_names) == expected
+
+
+def test_annealed_guidance_is_guidance_at_first_and_the_base_after_its_phase():
+    batch = tiny.batch("rad", 1)
+
+    def moved(updates, **changes):
+        learner = tiny.learner("rad", **changes)
+        state = learner.init(0, tiny.RENDER["rad"]).replace(updates=jnp.int32(updates))
+        views, noise = learner.draw(state, batch.frames)
+        return jax.jit(learner.actor_step)(state, batch, views, noise)
+
+    annealed = {"method": "apl", "guidance": GuidanceConfig(phase=100)}
+    assert_same_bits(moved(0, **annealed).params, moved(0, method="dpl").params)
+    after = moved(100, **annealed)
+    assert float(after.actor_metrics["guidance_weight"]) == float(after.actor_metrics["guidance_loss"]) == 0
+    for ours, bases in zip(*(jax.tree.leaves(s.params) for s in (after, moved(100, method="none"))), strict=True):
+        np.testing.assert_allclose(ours, bases, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"needs learner\.guidance\.phase=N"):
+        tiny.learner("rad", method="apl")

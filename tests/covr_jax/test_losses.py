@@ -177,3 +177,10 @@ def test_shapes_are_asserted():
         guidance.loss(A_R, A_V[:2], OK, 1.0)
     with pytest.raises(AssertionError):
         deepmdp.reward_loss(jnp.ones((3, 1)), jnp.ones(3))
+
+
+def test_annealed_guidance_ends_where_it_should():
+    # LLM4Teach: 10 at 0, 10 - 0.005 i, the floor 0.1 from 1980 on, removed at 3000.
+    for iteration, coefficient in [(0, 10), (660, 6.7), (1980, 0.1), (2500, 0.1), (2999, 0.1), (3000, 0), (9000, 0)]:
+        share = guidance.annealed(jnp.int32(iteration), 3000)
+        np.testing.assert_allclose(10 * share, coefficient, rtol=1e-4, atol=1e-6)

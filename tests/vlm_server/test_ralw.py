@@ -56,7 +56,7 @@ def test_weights_refuse_what_is_no_finite_vector(returns):
 
 
 def test_weights_name_the_rules():
-    with pytest.raises(ValueError, match="max_abs, min_max, ones"):
+    with pytest.raises(ValueError, match="max_abs, min_max, ones, uniform"):
         ralw.weights([1.0], "softmax")
 
 
@@ -119,3 +119,16 @@ def test_loss_refuses_shapes_that_do_not_fit():
         ralw.loss(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), torch.ones(3))
     with pytest.raises(ValueError, match="no valid token"):
         ralw.loss(torch.zeros(1, 2, 4), torch.full((1, 2), -100), torch.ones(1))
+
+
+def test_random_weights_follow_the_seed_and_not_the_returns():
+    def drawn(returns, seed):
+        return ralw.weights(returns, "uniform", torch.Generator().manual_seed(seed)).numpy()
+
+    weights = drawn(np.arange(4000.0), 1)
+    np.testing.assert_allclose([weights.mean(), weights.std()], [0.5, 1 / np.sqrt(12)], atol=0.02)  # 4 standard errors
+    assert weights.min() >= 0 and weights.max() < 1
+    np.testing.assert_array_equal(weights, drawn(-np.arange(4000.0), 1))
+    assert not np.array_equal(weights, drawn(np.arange(4000.0), 2))
+    with pytest.raises(ValueError, match="needs a generator"):
+        ralw.weights([1.0], "uniform")

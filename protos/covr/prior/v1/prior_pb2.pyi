@@ -291,10 +291,12 @@ class TuningConfig(_message.Message):
         WEIGHT_RULE_MAX_ABS: _ClassVar[TuningConfig.WeightRule]
         WEIGHT_RULE_MIN_MAX: _ClassVar[TuningConfig.WeightRule]
         WEIGHT_RULE_ONES: _ClassVar[TuningConfig.WeightRule]
+        WEIGHT_RULE_UNIFORM: _ClassVar[TuningConfig.WeightRule]
     WEIGHT_RULE_UNSPECIFIED: TuningConfig.WeightRule
     WEIGHT_RULE_MAX_ABS: TuningConfig.WeightRule
     WEIGHT_RULE_MIN_MAX: TuningConfig.WeightRule
     WEIGHT_RULE_ONES: TuningConfig.WeightRule
+    WEIGHT_RULE_UNIFORM: TuningConfig.WeightRule
     RANK_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     DROPOUT_FIELD_NUMBER: _ClassVar[int]
