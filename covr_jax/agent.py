@@ -28,7 +28,7 @@ class PolicySample(NamedTuple):
 
 
 class HeadSpec(NamedTuple):
-    """A network of an auxiliary loss. ``inputs``: latent [B,F], action [B,A]."""
+    """A network of an auxiliary loss, and what it is called with: ``latent`` [B,F], ``action`` [B,A]."""
 
     module: nn.Module
     inputs: tuple[str, ...] = ("latent", "action")

@@ -295,8 +295,7 @@ class Learner:
         )
 
     def auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.updates), 1)
-        scene = Scene(self.agent, state.params, state.target, batch, views, key, state.updates)
+        scene = Scene(self.agent, state.params, state.target, batch, views)
         moved = pick(state.params, (*ENCODER, *self.agent.model_heads))
         gradient, metrics = jax.grad(partial(self.base.auxiliary.loss, scene=scene), has_aux=True)(moved)
         for name, parts in self._moved.items():

@@ -26,8 +26,6 @@ class Scene(NamedTuple):
     target: Params  # EMA copies: the critic's, and the heads in ``Auxiliary.averaged``
     batch: Batch
     views: Views
-    key: jax.Array
-    updates: jax.Array  # int32 [], updates done
 
 
 class Mover(NamedTuple):

@@ -101,10 +101,18 @@ CASES = {
     "covr, truncated episodes": (
         change(learner={"method": "covr"}, rounds={"open_episode": "truncate", "psi0": 240}), Tunable,
     ),
+    "per, its priorities": (
+        change(learner={"base": "per", "updates_per_decision": 2}, replay={"capacity": 150}), lambda: None,
+    ),
+    "resact, the decision before": (
+        change(learner={"base": "resact", "augmentation": "translate", "image_size": 26}), lambda: None,
+    ),
+    "spr, sequences": (change(learner={"base": "spr", "sequence_batch_size": 2}), lambda: None),
 }  # fmt: skip
+SLOW = ("per, its priorities", "resact, the decision before", "spr, sequences")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES])
 def test_stopped_and_lost_and_restored_is_as_never_stopped(case, environments, tmp_path):
     config, prior = CASES[case]
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every=500))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from covr_jax import loop
 from covr_jax.config import ReplayConfig
+from covr_jax.methods import BASES
 from covr_jax.replay import ReplayBuffer
 from covr_jax.replay.samplers import Prioritised, Recent
+from tests.covr_jax.runs import Records, change, same
 from tests.covr_jax.test_replay import SHAPE, A, numbers, picture
 
 CONFIG = ReplayConfig(ere_minimum=5)
@@ -196,3 +201,66 @@ def test_replay_too_short_for_sequences():
     buffer = filled([3, 3], sequences=(4, 5))
     with pytest.raises(ValueError, match="too few runs of 5 observations; let run"):
         buffer.sample(4, rng(0))
+
+
+class _Env:
+    """Episodes of 12 decisions, each of 8 frames; a picture tells the decision."""
+
+    action_space, action_repeat = SimpleNamespace(shape=(1,)), 8
+
+    def reset(self, seed):
+        self.t = 0
+        return self._frame(), {"state": {}}
+
+    def step(self, action):
+        self.t += 1
+        return self._frame(), 1.0, False, self.t == 12, {"state": {}, "frames": 8}
+
+    def _frame(self):
+        return np.full((24, 24, 3), self.t, np.uint8)
+
+
+class _Learner:
+    """No network: an update's TD error of a transition is the picture's number."""
+
+    needs_value_critic = False
+
+    def __init__(self, config, action_dim, frame_stack):
+        self.base, self.config = BASES[config.base], config
+
+    def init(self, seed, size, value_critic):
+        return SimpleNamespace(params=None, updates=0)
+
+    def seen(self, observations):
+        return self.base.sight.seen(observations, 1)
+
+    def mean_action(self, params, seen):
+        return np.zeros((1, 1), np.float32)
+
+    def sample_action(self, params, seen, key):
+        return np.zeros((1, 1), np.float32)
+
+    def update_many(self, state, batches):
+        errors = batches.frames[..., -2, 0, 0, 0].astype(np.float32)
+        assert batches.weight.shape == errors.shape == (2, self.config.batch_size)
+        return state, {"critic_loss": np.zeros(2, np.float32), "entropy": np.zeros(2, np.float32), "td_error": errors}
+
+
+def test_the_loop_feeds_errors_back_before_the_next_draw_and_before_a_checkpoint(monkeypatch):
+    monkeypatch.setattr(loop, "Learner", _Learner)
+    config = change(learner={"base": "per", "augmentation": "none", "updates_per_decision": 2}, run={"steps": 8 * 40})
+    states = []
+    for checkpoints in (True, False):
+        with loop.Trainer(config, _Env(), [_Env()], Records()) as trainer:
+            while not trainer.finished:
+                trainer.episode()
+                if checkpoints:
+                    trainer.snapshot()  # refused while errors are to come
+            states.append(trainer.snapshot()["replay"])
+    for name in states[0]:
+        assert same(states[0][name], states[1][name]), name
+    # A transition that was drawn has its own error, one that was not the largest.
+    mass, pictures = states[0]["sampler"]["mass"], np.arange(44) % 13
+    known = {round((picture + 1e-5) ** 0.6, 6) for picture in range(12)}
+    assert all(round(m, 6) in known | {0.0, 1.0} for m in mass) and (mass[pictures == 12] == 0).all()
+    assert (mass > 1).sum() > 15
