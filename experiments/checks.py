@@ -29,7 +29,9 @@ from experiments.policy import environment
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 LEARNER = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "gymnasium", "dm_control", "mujoco",
            "grpcio", "protobuf", "pillow", "scipy", "tensorboardX", "ImageIO", "imageio-ffmpeg")  # fmt: skip
-SERVER = ("torch", "transformers", "peft", "safetensors", "grpcio-health-checking", "grpcio-reflection")
+SERVER = (
+    "torch", "transformers", "peft", "safetensors", "grpcio-health-checking", "grpcio-reflection", "prometheus_client"
+)  # fmt: skip
 CARLA = "0.9.16"
 DISK_MB = 500  # a run's records, videos and parameters
 # Resident memory besides replay, measured with the cpu preset; a server with the tiny VLM as much again.
