@@ -9,7 +9,7 @@ demo: $(STAMP)
 	@$(PY) -m experiments.train --preset=cpu,tiny,demo --out=runs/demo --overwrite
 
 test: $(STAMP)
-	@$(PY) -m pytest -m "not slow and not gpu"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-gpu: $(STAMP)
 	@$(PY) -m pytest -m gpu
