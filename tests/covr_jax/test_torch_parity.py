@@ -27,7 +27,10 @@ CASES = {
     "per": {},
     "resact": {"guidance": GuidanceConfig(action="mean")},
 }
-EVERY_CASE = pytest.mark.parametrize("case", CASES)
+# MaDi's masker convolves every pixel: slow.
+EVERY_CASE = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "madi" else ()) for case in CASES]
+)
 # Of the rest the losses and gradients below are the same, and the steps after them DeepMDP's.
 STEPPED = [
     pytest.param(case, marks=pytest.mark.slow if case in ("drq", "svea", "madi", "per") else ()) for case in CASES
