@@ -18,6 +18,7 @@ FORBIDDEN = {
 # Imports every module of a package while the other side's modules cannot be found.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
+from absl import flags
 
 package, forbidden = sys.argv[1], set(sys.argv[2].split(","))
 
@@ -37,6 +38,8 @@ for name in names:
         # An optional dependency may be absent; the other side's may not even be asked for.
         if error.name is None or error.name.split(".")[0] in forbidden | {package}:
             raise
+    for flag in list(flags.FLAGS):  # programs of one package may have flags of the same name
+        delattr(flags.FLAGS, flag)
 assert not {name.split(".")[0] for name in sys.modules} & forbidden
 print(len(names))
 """

@@ -188,7 +188,7 @@ def test_annealed_guidance_is_guidance_at_first_and_the_base_after_its_phase():
     def moved(updates, **changes):
         learner = tiny.learner("rad", **changes)
         state = learner.init(0, tiny.RENDER["rad"]).replace(updates=jnp.int32(updates))
-        views, noise = learner.draw(state, batch.frames)
+        views, noise = learner.draw(state, batch)
         return jax.jit(learner.actor_step)(state, batch, views, noise)
 
     annealed = {"method": "apl", "guidance": GuidanceConfig(phase=100)}

@@ -225,7 +225,7 @@ class _Learner:
 
     needs_value_critic = False
 
-    def __init__(self, config, action_dim, frame_stack):
+    def __init__(self, config, action_dim, frame_stack, graded):
         self.base, self.config = BASES[config.base], config
 
     def init(self, seed, size, value_critic):

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from vlm_server import access, addresses, tokens
+from vlm_server import access, addresses, token_files
 from vlm_server.admission import Admission
 from vlm_server.interception import Refusals
 from vlm_server.limits import Limits
@@ -94,7 +94,7 @@ def made(tmp_path):
     """Server's file, and the token files of three clients with one scope each."""
     file = tmp_path / "server.json"
     for scope in access.SCOPES:
-        tokens.add(file, f"{scope}er", [scope], tmp_path / scope)
+        token_files.add(file, f"{scope}er", [scope], tmp_path / scope)
     return file, {scope: tmp_path / scope for scope in access.SCOPES}
 
 
@@ -162,9 +162,9 @@ def test_the_server_keeps_digests_in_files_of_its_own(made):
     secrets = [each.read_text().strip() for each in holders.values()]
     assert len(set(secrets)) == 3 and all(len(secret) == 64 for secret in secrets)
     assert not any(secret in file.read_text() for secret in secrets)
-    tokens.revoke(file, "asker")
+    token_files.revoke(file, "asker")
     assert [token.name for token in access.read(file)] == ["tuneer", "adminer"]
-    tokens.add(file, "asker", ["ask", "tune"], holders["ask"].with_name("new"))
+    token_files.add(file, "asker", ["ask", "tune"], holders["ask"].with_name("new"))
     assert access.read(file)[-1].scopes == {"ask", "tune"}
 
 
@@ -179,10 +179,10 @@ def test_bad_wishes_for_tokens_change_nothing(made, tmp_path):
         ("new", ["ask"], "ask", "exists"),
     ]:
         with pytest.raises(ValueError, match=words) as caught:
-            tokens.add(file, name, scopes, tmp_path / out)
+            token_files.add(file, name, scopes, tmp_path / out)
         assert "\n" not in str(caught.value) and file.read_bytes() == before
     with pytest.raises(ValueError, match="no token called 'who'"):
-        tokens.revoke(file, "who")
+        token_files.revoke(file, "who")
 
 
 @pytest.mark.parametrize(
