@@ -46,11 +46,12 @@ class Row(NamedTuple):
 def rows(text: str) -> Iterator[Row]:
     """The rows of all tables whose first column is Ledger; those without a switch column have no switches, no tests."""
     header: list[str] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
         if not line.startswith("|"):
             continue  # an empty line between two rows of a table does no harm
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if "Ledger" in cells or line.startswith("| Paper"):
+        if "".join(lines[number : number + 1]).startswith("|--"):
             header = cells
         elif header[:1] == ["Ledger"] and not set(line) <= set("|-: "):
             named = dict(zip(header, cells, strict=False))

@@ -67,5 +67,5 @@ def test_what_is_absent_is_named(tmp_path):
 
 def test_rows_are_read_across_an_empty_line():
     text = HEAD + "| S1 | a | none | b | `test_x` |\n\n| S2, S3 | a | none | b | `test_y` |\n"
-    text += "\n| Paper | What |\n| C9 | d |\n"
+    text += "\n| Paper | What |\n|---|---|\n| C9 | d |\n"
     assert list(rows(text)) == [Row(3, ["S1"], "none", ["test_x"]), Row(5, ["S2", "S3"], "none", ["test_y"])]
