@@ -1,3 +1,5 @@
+"""Ledger rows held here (docs/fidelity.md): S17, S18."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,7 @@
-"""ERPv in the learner: what it needs, what it moves, and each of its switches. Losses: test_vpg, test_ver, parity."""
+"""ERPv in the learner: what it needs, what it moves, and each of its switches. Losses: test_vpg, test_ver, parity.
+
+Ledger rows held here (docs/fidelity.md): E9, E15, E17.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The training loop on a real task, small enough for seconds: equalities between runs, counters, outages."""
+"""The training loop on a real task, small enough for seconds: equalities between runs, counters, outages.
+
+Ledger rows held here (docs/fidelity.md): S6, E22.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Ledger rows held here (docs/fidelity.md): S11."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""The learner and a plain PyTorch agent with the same weights, batch, views and noise."""
+"""The learner and a plain PyTorch agent with the same weights, batch, views and noise.
+
+Ledger rows held here (docs/fidelity.md): S12, S13, S19, E11, E23.
+"""
 
 from __future__ import annotations
 

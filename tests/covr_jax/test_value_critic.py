@@ -1,4 +1,7 @@
-"""C_V's fit: known values of small pixel chains, and what must not count."""
+"""C_V's fit: known values of small pixel chains, and what must not count.
+
+Ledger rows held here (docs/fidelity.md): E18.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ERPv's temperature term. Numbers by hand or in float64 NumPy."""
+"""ERPv's temperature term. Numbers by hand or in float64 NumPy.
+
+Ledger rows held here (docs/fidelity.md): E4, E5, E6, E10.
+"""
 
 from __future__ import annotations
 

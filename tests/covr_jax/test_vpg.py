@@ -1,4 +1,7 @@
-"""ERPv's gate: its sign, its scales, and what may not flow through it. Numbers by hand."""
+"""ERPv's gate: its sign, its scales, and what may not flow through it. Numbers by hand.
+
+Ledger rows held here (docs/fidelity.md): E12, E13, E14.
+"""
 
 from __future__ import annotations
 

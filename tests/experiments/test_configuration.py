@@ -1,3 +1,5 @@
+"""Ledger rows held here (docs/fidelity.md): E3."""
+
 import dataclasses
 import json
 import math

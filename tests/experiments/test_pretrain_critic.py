@@ -1,4 +1,7 @@
-"""The value critic's program, its artefact, and a run that is gated by it."""
+"""The value critic's program, its artefact, and a run that is gated by it.
+
+Ledger rows held here (docs/fidelity.md): E19, E33.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Ledger rows held here (docs/fidelity.md): C15."""
+
 from __future__ import annotations
 
 import math

@@ -161,7 +161,7 @@ def refused(call):
     with pytest.raises(grpc.RpcError) as caught:
         call()
     details = caught.value.details()
-    assert "\n" not in details and len(details) < 400
+    assert "\n" not in details and len(details) < 600
     return caught.value.code().name, details
 
 

@@ -1,4 +1,7 @@
-"""Prompts, reply grammar and the parser, which must survive any text."""
+"""Prompts, reply grammar and the parser, which must survive any text.
+
+Ledger rows held here (docs/fidelity.md): S7, S8, C17.
+"""
 
 from __future__ import annotations
 
