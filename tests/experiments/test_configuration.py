@@ -229,6 +229,7 @@ def test_the_driving_presets_have_erpvs_learner_and_count_decisions():
 
 
 def test_the_racing_preset_has_erpvs_learning_rates():
+    """The printed 20^-4 read as 2e-4 (E21)."""
     config = resolve(build("car_racing").config)
     assert (config.env.name, config.env.render_size) == ("car_racing", 84)
     assert config.learner.critic_lr == config.learner.alpha_lr == 2e-4

@@ -63,10 +63,10 @@ def test_the_server_is_needed_where_one_is_started(settings, status):
 
 def test_replay_by_hand():
     # 100,000 frames at repeat 8: 12,500 transitions; 3 more slots. A frame of 50 x 50 x 3 and one action: 4 bytes each
-    # for action, label, reward, not_done, version and age, 8 for the episode, 3 flags; and a window of 4 indices.
+    # for action, label, reward, not_done, version and age, 8 for the episode, 3 flags; and 4 + 2 indices of windows.
     found = checks.replay_bytes(config("run.steps=100000"))
-    assert found == (12_500 + 3) * (7500 + 6 * 4 + 8 + 3) + 4 * 8
-    assert checks.replay_bytes(config("run.steps=100000", "replay.capacity=100")) == 103 * 7535 + 32
+    assert found == (12_500 + 3) * (7500 + 6 * 4 + 8 + 3) + 6 * 8
+    assert checks.replay_bytes(config("run.steps=100000", "replay.capacity=100")) == 103 * 7535 + 48
     assert checks.replay_bytes(config("run.steps=12500", "run.step_unit=decisions")) == found
 
 

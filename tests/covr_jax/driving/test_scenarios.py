@@ -21,6 +21,7 @@ def test_the_highway():
 
 
 def test_the_ghost_pedestrian_and_its_other_names():
+    """Two names, one scene (S15)."""
     scene = scenario("ghost_pedestrian", DEFAULT)
     assert scenario("jaywalk", DEFAULT) == scene and scene.traffic is None
     assert (scene.start.road, scene.start.lanes, scene.start.s) == (12, (-1,), (0.2, 2.2))
