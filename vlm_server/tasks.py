@@ -316,7 +316,7 @@ _ALL = (
         ),
         state=_RACING_STATE,
     ),
-    Task("car_racing/one_pedal", _RACING_GOAL, _RACING_VIEW, _DRIVING, (1, 0), state=_RACING_STATE),
+    Task("car_racing/one_pedal", _RACING_GOAL, _RACING_VIEW, _DRIVING, (1, 0), "\n", state=_RACING_STATE),
     *_driving(
         "highway",
         "drive fast along the highway, keep to your lane as far as you can, and hit nothing.",

@@ -225,7 +225,7 @@ def test_actions():
     ("changes", "words"),
     [
         ({"base": "planet"}, "base 'planet' is unknown; allowed: sac, rad, deepmdp, drq"),
-        ({"method": "magic"}, "method 'magic' is unknown; allowed: none, ask, dpl, apl, rsf, covr, erpv, "),
+        ({"method": "magic"}, "method 'magic' is unknown; allowed: none, dpl, ask, apl, rsf, covr, erpv, "),
         ({"augmentation": "none"}, "augmentation 'none' is none of base 'rad'; allowed: translate, crop"),
         ({"guidance": GuidanceConfig(action="stored")}, "allowed: sample, mean"),
         ({"method": "erpv"}, "base rad has not: take base deepmdp, or learner.ver.distance=action"),
