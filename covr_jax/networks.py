@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from covr_jax import conv
 from covr_jax.losses import sac
 
-_LAYER_NORM_EPSILON = 1e-5  # torch's; Linen's own default is 1e-6
+LAYER_NORM_EPSILON = 1e-5  # torch's; Linen's own default is 1e-6
 orthogonal = nn.initializers.orthogonal()
 
 
@@ -50,7 +50,7 @@ def conv_output_size(image_size: int, kernels: Sequence[int], strides: Sequence[
 
 
 def _layer_norm(name: str) -> nn.Module:
-    return nn.LayerNorm(epsilon=_LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
 
 
 def _dense(width: int, name: str) -> nn.Module:
