@@ -53,36 +53,24 @@ def _offsets(key: jax.Array, batch: int, slack: int) -> jax.Array:
     return jax.random.randint(key, (batch, 2), 0, slack + 1)
 
 
-def _no_views(key: jax.Array, frames: jax.Array, size: int) -> Views:
+def _still(key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
     del key, size
-    return Views(stacked(frames[:, :-1]), stacked(frames[:, 1:]))
+    return frames
 
 
-def _crop_views(key: jax.Array, frames: jax.Array, size: int) -> Views:
-    """Independent offsets for o and o'; all frames of a stack share theirs."""
-    slack = frames.shape[2] - size
-    now, later = (_offsets(k, frames.shape[0], slack) for k in jax.random.split(key))
-    return Views(stacked(_window(frames[:, :-1], now, size)), stacked(_window(frames[:, 1:], later, size)))
+def _crop(key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
+    return _window(frames, _offsets(key, frames.shape[0], frames.shape[2] - size), size)
 
 
-def _translate_views(key: jax.Array, frames: jax.Array, size: int) -> Views:
-    """One offset for o and o'."""
-    offset = _offsets(key, frames.shape[0], size - frames.shape[2])
-    moved = _window(_on_canvas(frames, size), offset, size)
-    return Views(stacked(moved[:, :-1]), stacked(moved[:, 1:]))
+def _translate(key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
+    return _window(_on_canvas(frames, size), _offsets(key, frames.shape[0], size - frames.shape[2]), size)
 
 
-def _shift_one(key: jax.Array, frames: jax.Array) -> jax.Array:
+def _shift(key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
+    """DrQ's (Yarats et al. 2021)."""
     margin = (SHIFT, SHIFT)
     padded = jnp.pad(frames, [(0, 0), (0, 0), margin, margin, (0, 0)], mode="edge")
-    return _window(padded, _offsets(key, frames.shape[0], 2 * SHIFT), frames.shape[2])
-
-
-def _shift_views(key: jax.Array, frames: jax.Array, size: int) -> Views:
-    """Independent offsets for o and o' (DrQ, Yarats et al. 2021)."""
-    del size
-    now, later = jax.random.split(key)
-    return Views(stacked(_shift_one(now, frames[:, :-1])), stacked(_shift_one(later, frames[:, 1:])))
+    return _window(padded, _offsets(key, frames.shape[0], 2 * SHIFT), size)
 
 
 def _centre(pictures: jax.Array, size: int) -> jax.Array:
@@ -90,15 +78,16 @@ def _centre(pictures: jax.Array, size: int) -> jax.Array:
     return pictures[..., at : at + size, at : at + size, :]
 
 
-_VIEWS = {"none": _no_views, "crop": _crop_views, "translate": _translate_views, "shift": _shift_views}
-NAMES = tuple(_VIEWS)
+_MOVES = {"none": _still, "crop": _crop, "translate": _translate, "shift": _shift}
+NAMES = tuple(_MOVES)
+_TOGETHER = ("none", "translate")  # o and o' share an offset
 # Of the frame's side; RAD's 84 and 108 of 100.
 VIEW_SHARE = {"none": 1.0, "crop": 0.84, "translate": 1.08, "shift": 1.0}
 
 
 def check(name: str, render_size: int, image_size: int) -> None:
     """ValueError unless the view of this size can be made from frames of that size."""
-    if name not in _VIEWS:
+    if name not in _MOVES:
         raise ValueError(f"augmentation {name!r} is unknown; allowed: {', '.join(NAMES)}")
     fits = {
         "none": render_size == image_size,
@@ -116,25 +105,21 @@ def check(name: str, render_size: int, image_size: int) -> None:
 
 def random_views(name: str, key: jax.Array, frames: jax.Array, size: int) -> Views:
     """Random training views of frames uint8 [B,S+1,H,W,3] (RAD, Laskin et al. 2020)."""
-    return _VIEWS[name](key, frames, size)
+    if name in _TOGETHER:
+        moved = shared_view(name, key, frames, size)
+        return Views(stacked(moved[:, :-1]), stacked(moved[:, 1:]))
+    now, later = jax.random.split(key)
+    return Views(random_view(name, now, frames[:, :-1], size), random_view(name, later, frames[:, 1:], size))
 
 
 def random_view(name: str, key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
     """One random view [N,v,v,3S] of each of N stacks, uint8 [N,S,H,W,3]; offsets are independent."""
-    if name == "crop":
-        frames = _window(frames, _offsets(key, frames.shape[0], frames.shape[2] - size), size)
-    elif name == "shift":
-        frames = _shift_one(key, frames)
-    elif name == "translate":
-        frames = _window(_on_canvas(frames, size), _offsets(key, frames.shape[0], size - frames.shape[2]), size)
-    return stacked(frames)
+    return stacked(shared_view(name, key, frames, size))
 
 
 def shared_view(name: str, key: jax.Array, frames: jax.Array, size: int) -> jax.Array:
-    """Frames uint8 [B,n,H,W,3] under one random offset a sample, uint8 [B,n,v,v,3]; of ``none`` and ``translate``."""
-    if name == "none":
-        return frames
-    return _window(_on_canvas(frames, size), _offsets(key, frames.shape[0], size - frames.shape[2]), size)
+    """Frames uint8 [B,n,H,W,3] under one random offset a sample, uint8 [B,n,v,v,3]."""
+    return _MOVES[name](key, frames, size)
 
 
 def random_conv(key: jax.Array, view: jax.Array) -> jax.Array:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from covr_jax.envs.toy.bodies import LOCK, WHEELBASE
 from covr_jax.types import Observation
 
-WHEELBASE, LOCK = 2.85, 0.61  # m, rad: the toy car's
 LANE = 3.5  # m
 CRUISE = 28.0  # m/s
 BRAKE = 6.0  # m/s^2 that is planned with; the car can do more
