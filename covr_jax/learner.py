@@ -112,7 +112,8 @@ class Learner:
             self.metric_names += self.base.auxiliary.metrics
         # For samplers that want them: arrays [B] beside the scalars.
         self._errors = ("td_error",) if self.base.sampler.wants_errors else ()
-        self._init = jax.jit(self._new_state)
+        # Runs once: LLVM's optimisation of its many random numbers would take three times as long as all the rest.
+        self._init = jax.jit(self._new_state, compiler_options={"xla_backend_optimization_level": 0})
         self.update = jax.jit(self._update, donate_argnums=0)
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
         self.sample_action = jax.jit(self._sample_action)

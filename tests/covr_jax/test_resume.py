@@ -85,15 +85,13 @@ def text(lines):
 
 
 CASES = {
-    "rad, a small replay": (change(replay={"capacity": 150}), lambda: None),
-    "deepmdp": (change(learner={"base": "deepmdp", "augmentation": "none", "image_size": 24}), lambda: None),
-    "dpl, masked": (
-        change(learner={"method": "dpl"}, prior={"hold": "mask", "lag": 9, "group": 4, "period": 40}),
-        lambda: teachers.make("random", TASK, 1),
+    "deepmdp, a small replay": (
+        change(learner={"base": "deepmdp", "augmentation": "none", "image_size": 24}, replay={"capacity": 150}),
+        lambda: None,
     ),
-    "hybrid acting": (
+    "dpl, hybrid acting, masked": (
         change(
-            learner={"method": "dpl"}, prior={"lag": 5, "group": 2, "period": 40},
+            learner={"method": "dpl"}, prior={"hold": "mask", "lag": 9, "group": 4, "period": 40},
             run={"behaviour": "hybrid_step", "behaviour_every": 3},
         ),
         lambda: teachers.make("random", TASK, 1),
@@ -149,7 +147,7 @@ class SurvivingServer(Tunable):
         return self._report(version, len(samples))
 
 
-@pytest.mark.parametrize("first_stop", [None, 128])
+@pytest.mark.parametrize("first_stop", [pytest.param(None, marks=pytest.mark.slow), 128])
 def test_a_round_that_was_lost_after_its_version_was_made_ends_with_that_version(environments, tmp_path, first_stop):
     config = change(learner={"method": "covr"}, rounds={"psi0": 350})  # rounds after 352 and 1056 frames
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, checkpoint_every=500))

@@ -63,19 +63,6 @@ def test_a_gated_run_records_gate_temperature_and_the_frames_spent_before(made):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "method erpv needs --value_critic=FOLDER; make one with python -m experiments.pretrain_critic"),
-        (["--value_critic=nowhere"], "nowhere holds no value critic"),
-    ],
-)
-def test_a_gated_run_without_its_critic(tmp_path, arguments, words):
-    done = train(tmp_path / "run", *SMALL, "--method=erpv", "--prior=teacher:zeros", *arguments)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.fixture
 def artefact(tmp_path):
     config = configuration.resolve(configuration.build("smoke", {"learner.base": "deepmdp"}).config)

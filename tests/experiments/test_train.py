@@ -16,23 +16,24 @@ from experiments.run_directory import read_lines
 
 ROOT = Path(__file__).parents[2]
 SMOKE = [
-    "--preset=smoke", "--set", "run.steps=2400", "--set", "run.eval_every=1200", "--set", "prior.lag=2",
+    "--preset=smoke", "--set", "run.steps=1800", "--set", "run.eval_every=900", "--set", "prior.lag=2",
 ]  # fmt: skip
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
 
 
-def program(*arguments: str, timeout: float = 280, **environment: str) -> subprocess.CompletedProcess:
+def program(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}", **environment},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=timeout,
     )
 
 
-def train(out: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return program("experiments.train", f"--out={out}", *arguments, **environment)
+def train(out: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return program("experiments.train", f"--out={out}", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -76,51 +77,65 @@ def test_evaluation_needs_neither_server_nor_torch(runs):
     blocked += "runpy.run_module('experiments.evaluate', run_name='__main__', alter_sys=True)"
     done = subprocess.run(
         [sys.executable, "-c", blocked, "evaluate", f"--run={runs[0]}", "--episodes=2"],
-        cwd=ROOT, capture_output=True, text=True, timeout=200,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"},
+        cwd=ROOT, capture_output=True, text=True, timeout=200, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "over 2 episodes" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--env=dmc/cartpole/swingdown"], "dmc/cartpole/swingup"),
-        (["--base=ppo"], "rad"),
-        (["--preset=nothing"], "cpu"),
-        (["--set", "learner.batchsize=3"], "learner.batch_size"),
-        (["--set", "learner.batch_size=many"], "batch_size"),
-        (["--prior=teacher:perfect"], "oracle"),
-        (["--prior=grpc://127.0.0.1:1", "--method=dpl", "--set", "prior.deadline_s=2"], "127.0.0.1:1"),
-    ],
-)
-def test_a_wrong_value_is_one_line_that_says_what_is_allowed(tmp_path, arguments, words):
-    done = train(tmp_path / "run", "--preset=smoke", *arguments)
-    assert done.returncode in (2, 3)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error:") and words in last
-    assert "Traceback" not in done.stderr
+GATED = ["--base=deepmdp", "--method=erpv", "--prior=teacher:zeros"]
+REFUSED = {
+    "environment": (["--env=dmc/cartpole/swingdown"], "dmc/cartpole/swingup"),
+    "base": (["--base=ppo"], "rad"),
+    "preset": (["--preset=nothing"], "cpu"),
+    "key": (["--set=learner.batchsize=3"], "learner.batch_size"),
+    "value": (["--set=learner.batch_size=many"], "batch_size"),
+    "teacher": (["--prior=teacher:perfect"], "oracle"),
+    "address": (["--prior=grpc://127.0.0.1:1", "--method=dpl", "--set=prior.deadline_s=2"], "127.0.0.1:1"),
+    "value critic": (GATED, "needs --value_critic=FOLDER; make one with python -m experiments.pretrain_critic"),
+    "folder": ([*GATED, "--value_critic=nowhere"], "nowhere holds no value critic"),
+    "OpenGL": (["--method=none"], "MUJOCO_GL=disable cannot render"),
+    "occupied": (["--method=none"], "not empty"),
+}
 
 
-def test_without_opengl_the_packages_are_named(tmp_path):
-    done = train(tmp_path / "run", "--preset=smoke", "--method=none", MUJOCO_GL="disable")
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error:")
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What each of REFUSED ends with, in a folder that only "occupied" has something in."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "occupied").mkdir()
+    (folder / "occupied" / "config.json").write_text("{}")
+    lines = [
+        json.dumps({
+            "arguments": [f"--out={folder / name}", "--preset=smoke", *arguments],
+            "environment": {"MUJOCO_GL": "disable"} if name == "OpenGL" else {},
+        })
+        for name, (arguments, _) in REFUSED.items()
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("forked.py")],
+        input="\n".join(lines), capture_output=True, text=True, timeout=280, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {each.name for each in folder.iterdir()} == {"occupied", "address"}  # only the latter has begun
+    assert [each.name for each in (folder / "occupied").iterdir()] == ["config.json"]
+    return dict(zip(REFUSED, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-def test_a_run_is_not_overwritten_unless_told(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    done = train(tmp_path, "--preset=smoke", "--method=none")
-    assert done.returncode == 2 and "not empty" in done.stderr
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_wrong_is_one_line_that_says_what_is_allowed(refusals, what):
+    code, errors = refusals[what]["code"], refusals[what]["errors"]
+    assert code == (3 if what == "address" else 2)
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error:") and REFUSED[what][1] in last
+    assert "Traceback" not in errors
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.train", f"--out={out}", "--preset=smoke", "--method=none"]
     command += ["--set", "run.steps=1000000", "--set", "run.log_every=8"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
         assert time.monotonic() < deadline and process.poll() is None
