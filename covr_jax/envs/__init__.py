@@ -7,7 +7,8 @@ import gymnasium
 from covr_jax.config import EnvConfig
 
 ALLOWED = (
-    "dmc/<domain>/<task>, as dmc/cartpole/swingup; toy/highway, toy/ghost_pedestrian (or toy/jaywalk); "
+    "dmc/<domain>/<task>, as dmc/cartpole/swingup; toy/highway, toy/ghost_pedestrian (or toy/jaywalk); carla/ with "
+    "the same scenes; "
     "car_racing (or car_racing/one_pedal); gym/<id>, any of Gymnasium with continuous actions, as gym/Pendulum-v1"
 )
 
@@ -33,6 +34,12 @@ def make(config: EnvConfig) -> gymnasium.Env:
 
         scene = scenarios.scenario(task, config.driving)
         return DrivingEnv(config, scene, ToyWorld(scene, config.render_size))
+    if suite == "carla":
+        from covr_jax.envs.carla.world import CarlaWorld
+        from covr_jax.envs.driving.env import DrivingEnv
+
+        world = CarlaWorld(task, config)
+        return DrivingEnv(config, world.scene, world)
     if suite == "car_racing":
         from covr_jax.envs.car_racing import CarRacing
 
