@@ -23,6 +23,7 @@ def classes() -> dict[str, ast.ClassDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
+@functools.cache
 def members(name: str) -> dict[str, ast.AST]:
     """Name -> definition of a class's methods, properties and attributes, those of its bases included."""
     if name not in classes():
@@ -39,6 +40,7 @@ def members(name: str) -> dict[str, ast.AST]:
     return found
 
 
+@functools.cache
 def signature(name: str, method: str) -> inspect.Signature:
     """Of a method, self included; annotations are their texts. Raises ContractError."""
     node = members(name).get(method)
