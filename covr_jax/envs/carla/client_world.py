@@ -42,6 +42,8 @@ class ClientWorld:
         port: the server's.
     """
 
+    repeatable = False
+
     def __init__(self, carla: Any, scene: Scenario, config: CarlaConfig, size: int, port: int):
         self._carla, self._scene, self._config, self._size, self._port = carla, scene, config, size, port
         self._session: Session | None = None

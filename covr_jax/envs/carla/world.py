@@ -42,6 +42,8 @@ class CarlaWorld:
         ValueError: no client library, no port left, no such server program, a wrong switch.
     """
 
+    repeatable = False
+
     def __init__(self, task: str, config: EnvConfig, library: str = "carla"):
         if find_spec(library) is None:
             raise ValueError(

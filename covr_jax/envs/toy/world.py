@@ -20,6 +20,8 @@ OCCLUDER_HEIGHT = 2.2  # m, a van
 class ToyWorld:
     """Implements covr_jax.envs.driving.world.World. An episode is a function of its seed and the controls."""
 
+    repeatable = True
+
     def __init__(self, scene: Scenario, size: int):
         self.scene = scene
         self.road = Road(scene.start.bends, scene.start.yaw, scene.lanes)

@@ -149,7 +149,7 @@ class Sensor(Actor):
         size, callback = int(self._attributes["image_size_x"]), self.callback
         image = Image(self._sim.frame + (fate == "next"), size)
         if fate == "late":
-            threading.Timer(0.2, callback, (image,)).start()
+            threading.Timer(0.5, callback, (image,)).start()
         else:
             callback(image)
 

@@ -109,7 +109,7 @@ def test_a_fault_ends_the_client_and_the_next_episode_has_another(make, tmp_path
 @pytest.mark.parametrize("fate, says", [("exit", "process ended in tick"), ("hang", "no answer to tick within")])
 def test_a_client_that_dies_or_hangs_cuts_the_episode(make, monkeypatch, fate, says):
     monkeypatch.setattr(world_module, "GRACE_S", 0.5)
-    env = make(CarlaConfig(timeout_s=0.25), {fate: 30})
+    env = make(CarlaConfig(timeout_s=1.0), {fate: 30})
     env.reset(seed=0)
     process, info = env.world._process, {}
     while "ending" not in info:
