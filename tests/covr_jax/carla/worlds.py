@@ -12,12 +12,12 @@ SIZE = 16
 
 
 def carla_env(
-    sim: Simulator, scenario: str = "highway", carla: CarlaConfig | None = None, **switches
+    sim: Simulator, scenario: str = "highway", carla: CarlaConfig | None = None, size: int = SIZE, **switches
 ) -> DrivingEnv:
     driving = DrivingConfig(**switches)
-    config = EnvConfig(name=f"carla/{scenario}", render_size=SIZE, driving=driving, carla=carla or CarlaConfig())
+    config = EnvConfig(name=f"carla/{scenario}", render_size=size, driving=driving, carla=carla or CarlaConfig())
     scene = scenarios.scenario(scenario, driving)
-    return DrivingEnv(config, scene, ClientWorld(Library(sim), scene, config.carla, SIZE, 2000))
+    return DrivingEnv(config, scene, ClientWorld(Library(sim), scene, config.carla, size, 2000))
 
 
 def drive(env: DrivingEnv, action, seed: int = 0, decisions: int = 10**6) -> dict:
