@@ -105,13 +105,11 @@ class Session:
 
     def clear(self) -> None:
         """Destroys all that was spawned. Raises RuntimeError, with the rest still known."""
-        while self._sensors:
-            sensor = self._sensors[-1]
+        for sensor in self._sensors:
             if sensor.is_listening():
                 sensor.stop()
-            sensor.destroy()
-            self._sensors.pop()
-        self._destroy([actor.id for actor in self._bodies])
+        self._destroy([actor.id for actor in (*self._sensors, *self._bodies)])
+        self._sensors.clear()
         self._bodies.clear()
 
     def close(self) -> None:
@@ -127,9 +125,9 @@ class Session:
         self.world = None
 
     def _hand_back(self) -> None:
-        if not self._tried("destroy the sensors and actors", self.clear):
+        if not self._tried("destroy the actors", self.clear):
             ids = [actor.id for actor in (*self._sensors, *self._bodies)]
-            self._tried("destroy what is left", lambda: self._destroy(ids))
+            self._tried("destroy them without stopping sensors", lambda: self._destroy(ids))
         self._tried("leave synchronous mode", self._leave_synchronous_mode)
         if self.traffic_manager is not None:
             self._tried("free the traffic", lambda: self.traffic_manager.set_synchronous_mode(False))
@@ -167,7 +165,7 @@ class Session:
         self.world.apply_settings(settings)
 
     def _destroy(self, ids: list[int]) -> None:
-        """By number, which does no harm to actors that are gone already."""
+        """By number: it does no harm to actors that are gone, and an actor's own method does nothing before a tick."""
         if ids:
             self._client.apply_batch_sync([self.carla.command.DestroyActor(number) for number in ids], False)
 

@@ -54,7 +54,9 @@ class CarlaWorld:
         self.port = next((port for port in self._config.ports if port not in _taken), None)
         if self.port is None:
             told = ", ".join(map(str, self._config.ports))
-            raise ValueError(f"env.carla.ports={told}: each environment needs a server, and so a port, of its own")
+            raise ValueError(
+                f"env.carla.ports={told}: each environment needs a server, and so a port, of its own; training two"
+            )
         self._told = {
             "library": library,
             "scenario": task,

@@ -40,9 +40,6 @@ class Actor:
     def move(self):
         self._seen = carla.Transform(self._at, carla.Rotation(yaw=self._yaw))
 
-    def destroy(self):
-        return self._sim.remove(self.id)
-
     def get_transform(self):
         return self._seen
 
@@ -129,10 +126,6 @@ class Sensor(Actor):
 
     def stop(self):
         self.callback = None
-
-    def destroy(self):
-        assert self.callback is None, "a sensor must be stopped before it is destroyed"
-        return self._sim.remove(self.id)
 
     def move(self):
         pass

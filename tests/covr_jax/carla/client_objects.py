@@ -43,7 +43,9 @@ class Client:
         return self._sim.managers.setdefault(client_connection, TrafficManager(self._sim, client_connection))
 
     def apply_batch_sync(self, commands, do_tick):
-        return [self._sim.remove(command.actor_id) for command in commands]
+        numbers = [command.actor_id for command in commands]
+        self._sim.cut_off += [n for n in numbers if getattr(self._sim.actors.get(n), "callback", None) is not None]
+        return [self._sim.remove(number) for number in numbers]
 
 
 @contract

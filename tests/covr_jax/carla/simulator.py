@@ -41,6 +41,7 @@ class Simulator:
         self.calls: list[str] = []
         self.ticks = 0
         self.gone = False
+        self.cut_off: list[int] = []  # sensors that were destroyed while they were listening
         self.loads = 0
         self.before: Callable[[str], None] = lambda call: None
         # What becomes of the camera's picture of the n-th tick: "" comes, "missing", "late", "next" in number.
@@ -68,7 +69,7 @@ class Simulator:
         self.before(f"{name}.{method}")
         if self.gone and method not in LOCAL:
             raise RuntimeError(TIMEOUT)
-        if isinstance(owner, Actor) and not owner.is_alive and method != "destroy":
+        if isinstance(owner, Actor) and not owner.is_alive:
             raise RuntimeError(DEAD)
 
     def add(self, kind: ActorBlueprint, transform: carla.Transform, parent: Actor | None) -> Actor:

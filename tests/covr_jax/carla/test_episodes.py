@@ -64,7 +64,7 @@ def test_the_server_is_prepared_once_and_episodes_leave_nothing_to_each_other():
     assert sim.loads == 1 and sim.weather == carla.WeatherParameters.CloudyNoon
     env.close()
     env.close()
-    assert sim.left == [] and sim.settings.fixed_delta_seconds is None
+    assert sim.left == sim.cut_off == [] and sim.settings.fixed_delta_seconds is None
 
 
 def test_a_server_that_shows_the_town_is_not_loaded_again():
