@@ -33,6 +33,21 @@ class DrivingConfig:
 
 
 @dataclass(frozen=True)
+class CarlaConfig:
+    """The simulator of carla/... (docs/carla.md)."""
+
+    host: str = "127.0.0.1"
+    ports: tuple[int, ...] = (2000, 2010)  # of the servers, one an environment: training has two
+    server: str | None = None  # CarlaUE4.sh, to be started at those ports; None: they run already
+    server_flags: tuple[str, ...] = ("-RenderOffScreen", "-nosound")
+    restart_every: int = 0  # episodes after which such a server is started anew; 0: never
+    any_version: bool = False  # let client and server be of different versions
+    timeout_s: float = 20.0  # of one call, and of a picture
+    start_timeout_s: float = 120.0  # until a server answers; also of loading a town
+    vehicle: str = "vehicle.audi.a2"  # the agent's
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     name: str = "dmc/cartpole/swingup"
     render_size: int = 100  # pixels, square; the frame that is stored and that the VLM sees
@@ -41,6 +56,7 @@ class EnvConfig:
     camera: int | None = None
     render_quality: str = "default"  # default | fast (no shadows, no reflections)
     driving: DrivingConfig = field(default_factory=DrivingConfig)
+    carla: CarlaConfig = field(default_factory=CarlaConfig)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Episode(NamedTuple):
     totals: dict[str, float] | None = None  # the environment's own accounting of the episode, if it has one
 
 
+REPEATS = 2  # of an episode that a fault of its simulator has cut; after them it counts as it is
+
 # Observations of all N environments -> actions float32 [N, A]. Called with the same N every time, so that a
 # compiled policy compiles once; environments that have finished repeat their last observation.
 Policy = Callable[[list[Observation]], np.ndarray]
@@ -65,7 +67,10 @@ class PriorPolicy:
 def run_episodes(
     envs: Sequence[gymnasium.Env], policy: Policy, frame_stack: int, seeds: Sequence[int], traced: int = 0
 ) -> list[Episode]:
-    """One episode per seed, in the order of ``seeds``. The first ``traced`` of them keep frames and actions."""
+    """One episode per seed, in the order of ``seeds``. The first ``traced`` of them keep frames and actions.
+
+    An episode that ends by ``info["fault"]`` is driven again, from the same seed, up to REPEATS times.
+    """
     episodes: list[Episode] = []
     for start in range(0, len(seeds), len(envs)):
         episodes += _lock_step(envs, policy, frame_stack, seeds[start : start + len(envs)], traced - start)
@@ -83,7 +88,7 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
     running, returns = [True] * count, np.zeros(count)
     traces = [Episode(0.0, 0, [], []) for _ in range(count)]
     lengths = [0] * count
-    totals = [None] * count
+    totals, repeats = [None] * count, [REPEATS] * count
     while any(running):
         chosen = policy(observations)
         for i in range(count):
@@ -99,6 +104,12 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
             lengths[i] += 1
             running[i] = not (terminated or truncated)
             totals[i] = info.get("totals")
+            if "fault" in info and repeats[i]:
+                frame, info = envs[i].reset(seed=seeds[i])
+                observations[i] = Observation(frame, stacks[i].reset(frame), info["state"])
+                traces[i].observations.clear()
+                traces[i].actions.clear()
+                repeats[i], running[i], returns[i], lengths[i] = repeats[i] - 1, True, 0.0, 0
     return [
         traces[i]._replace(episode_return=float(returns[i]), decisions=lengths[i], totals=totals[i])
         for i in range(count)

@@ -149,8 +149,10 @@ class Trainer:
                 self.labels.drain()
         else:  # otherwise the last evaluation has kept the policy
             self.recorder.policy(self.state)
-        # Without its first frames an episode cannot be gone on with: the checkpoint before it stays the newest.
-        if np.all(self.replay.contains(np.asarray(self.replay.running))):
+        # Without its first frames, or in a simulator that repeats none, an episode cannot be gone on with: the
+        # checkpoint before it stays the newest.
+        repeatable = getattr(self.env, "repeatable", True) or not self.replay.running
+        if repeatable and np.all(self.replay.contains(np.asarray(self.replay.running))):
             self._checkpoint()
         return self.state
 
@@ -399,6 +401,8 @@ class Trainer:
             "replay_size": len(self.replay),
         }
         record |= {name: float(value) for name, value in self._metrics.items()}
+        if faults := getattr(self.env, "faults", 0):
+            record["faults"] = faults
         self._notes = {"return": f"{self._episode_return:.0f}", "eval": f"{self._evaluation_mean:.0f}"}
         if self.labels is not None:
             counts = self.labels.counts

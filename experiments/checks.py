@@ -204,14 +204,40 @@ def server(address: str, config: Config) -> Iterator[Finding]:
         prior.close()
 
 
-def carla() -> Iterator[Finding]:
-    found = version("carla")
+def carla(config: Config, installed: Callable[[str], str | None] = version) -> Iterator[Finding]:
+    """The client's version and, where the environment needs them, those of the servers at its ports."""
+    found, needed = installed("carla"), config.env.name.startswith("carla/")
     if found is None:
-        yield Finding("carla", "ok", "not installed; only its own environments need it")
-    elif found != CARLA:
+        told = "not installed; only its own environments need it"
+        yield Finding("carla", "fail" if needed else "ok", told, 'pip install -e ".[carla]"' if needed else "")
+        return
+    if found != CARLA:
         yield Finding("carla", "warn", f"client {found}, tested with {CARLA}", f"pip install carla=={CARLA}")
     else:
         yield Finding("carla", "ok", f"client {found}; the simulator must be {CARLA} too")
+    settings = config.env.carla
+    if needed and settings.server is None:
+        for port in settings.ports:
+            yield _carla_server(settings.host, port, found)
+
+
+def _carla_server(host: str, port: int, client: str) -> Finding:
+    # In a process of its own: a library that does not fit its server may crash.
+    done = subprocess.run(
+        [sys.executable, "-c", _CARLA_VERSION, host, str(port)], capture_output=True, text=True, timeout=60, check=False
+    )
+    item, server = f"carla {port}", done.stdout.strip()
+    if done.returncode or not server:
+        return Finding(item, "fail", f"no CARLA server answers at {host}:{port}", "start one, see docs/carla.md")
+    if server != client:
+        return Finding(item, "fail", f"server {server}, client {client}", f"start a server of version {client}")
+    return Finding(item, "ok", f"server {server}")
+
+
+_CARLA_VERSION = (
+    "import sys, carla; client = carla.Client(sys.argv[1], int(sys.argv[2])); client.set_timeout(5.0); "
+    "print(client.get_server_version())"
+)
 
 
 def room(config: Config, out: Path, available_mb: float | None = None) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from experiments.configuration_values import AUTO, coerce, field_types
 PRESETS = Path(__file__).parent / "presets"
 # Older records have no fields that begin so; what they show does not depend on them.
 LATER = (
+    "env.carla.",
     "env.driving.",
     "learner.alpha_zero_after",
     "learner.guidance.phase",

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         "devices": checks.devices,
         "rendering": lambda: checks.rendering(config),
         "server": lambda: checks.server(_SERVER.value, config) if _SERVER.value else iter(()),
-        "carla": checks.carla,
+        "carla": lambda: checks.carla(config),
         "room": lambda: checks.room(config, Path(_OUT.value)),
     }.items():
         for finding in guarded(item, check):

@@ -11,7 +11,7 @@ from typing import Any
 
 PACKAGES = (
     "covr-jax", "jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "gymnasium",
-    "dm_control", "mujoco", "torch", "transformers", "peft", "safetensors", "grpcio", "protobuf", "pillow",
+    "dm_control", "mujoco", "carla", "torch", "transformers", "peft", "safetensors", "grpcio", "protobuf", "pillow",
     "imageio-ffmpeg",
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from experiments.policy import environment, load_policy
 from experiments.recorder import RunRecorder
 from experiments.run_directory import RunDirectory, is_done, read_config, read_environment, write_json
 
-EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in batches
+EVALUATION_ENVS = 5  # in lock step, so that a VLM that drives alone is asked in batches; in CARLA one a further port
 OLD_SERVER_S = 60  # that the server of a learner which was killed may take to notice and end
 
 
@@ -54,7 +54,7 @@ def run(built: Built, out: Path, overwrite: bool = False, resume: bool = False) 
         return
     with ExitStack() as stack:
         env = stack.enter_context(environment(config))
-        eval_envs = [stack.enter_context(environment(config)) for _ in range(EVALUATION_ENVS)]
+        eval_envs = [stack.enter_context(environment(config)) for _ in range(_evaluation_envs(config))]
         critic, made = _value_critic(config, env)
         snapshots = Snapshots(out / "checkpoints", _identity(config, env))
         saved = snapshots.newest() if resume else None
@@ -81,6 +81,12 @@ def run(built: Built, out: Path, overwrite: bool = False, resume: bool = False) 
         stack.enter_context(_stopped_by_signals(trainer))
         trainer.run()
     print(f"report: {out / 'report.html'}\nnext:   python -m experiments.evaluate --run={out} --episodes=10")
+
+
+def _evaluation_envs(config: Config) -> int:
+    if not config.env.name.startswith("carla/"):
+        return EVALUATION_ENVS
+    return min(max(len(config.env.carla.ports) - 1, 1), EVALUATION_ENVS)
 
 
 def _config_of(out: Path, built: Built) -> Config:

@@ -25,6 +25,7 @@ from pathlib import Path
 from absl import app, flags
 
 from covr_jax.envs import ALLOWED
+from covr_jax.envs.driving.world import WorldLost
 from covr_jax.envs.gl import GlError
 from covr_jax.methods import BASES, METHODS
 from covr_jax.priors.own_server import PriorDied
@@ -95,6 +96,8 @@ def main(argv: list[str]) -> int:
         if shutil.disk_usage(parent).free < MINIMUM_DISK_MB * 2**20:
             fail(f"less than {MINIMUM_DISK_MB} MB of disk are free at {parent}; free some or choose another --out")
         run(built, out, _OVERWRITE.value, _RESUME.value)
+    except WorldLost as error:
+        fail(f"{error}; go on with --resume", code=os.EX_TEMPFAIL)
     except (ValueError, GlError, OSError) as error:
         fail(str(error))
     except (PriorUnavailable, TuningFailed) as error:

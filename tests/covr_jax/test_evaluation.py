@@ -60,3 +60,35 @@ def test_the_prior_alone_holds_its_last_valid_answer():
     (episode,) = run_episodes([Countdown()], policy, 1, [7])
     assert episode.episode_return == 7 * 0.5
     assert prior.calls == 3  # at steps 0, 12 and 20 of 0, 4, ... 24
+
+
+class Faulty(Countdown):
+    """Its first episodes are cut by a fault after one decision."""
+
+    repeatable = False
+
+    def __init__(self, cut: int):
+        self.cut, self.resets = cut, []
+
+    def reset(self, *, seed=None, options=None):
+        self.resets.append(seed)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        frame, reward, terminated, truncated, info = super().step(action)
+        if len(self.resets) <= self.cut:
+            return frame, reward, terminated, True, info | {"fault": "the server is gone"}
+        return frame, reward, terminated, truncated, info
+
+
+def test_an_episode_that_a_fault_has_cut_is_driven_again_twice_at_most():
+    def policy(observations):
+        return np.ones((len(observations), 1), np.float32)
+
+    for cut, resets, value in ((1, [3, 3], 3), (2, [3, 3, 3], 3), (3, [3, 3, 3], 1)):
+        env = Faulty(cut)
+        first, second = run_episodes([env, Countdown()], policy, 2, [3, 5], traced=1)
+        assert env.resets == resets and first.episode_return == first.decisions == value
+        assert [o.frame[0, 0, 0] for o in first.observations] == [3, 2, 1][:value]
+        assert first.observations[0].stack[0, 0].tolist() == [3] * 6, "the stack begins anew"
+        assert second.decisions == 5

@@ -251,6 +251,15 @@ def test_older_records_without_driving_fields_are_read():
     assert from_json(json.dumps(document)) == config
 
 
+def test_carlas_servers_are_lists_of_ports_and_flags():
+    settings = ["env.carla.ports=2000,2010,2020", "env.carla.server=/opt/CarlaUE4.sh", "env.carla.server_flags=-a,-b=c"]
+    carla = from_json(to_json(resolve(build(settings=settings).config))).env.carla
+    assert carla.ports == (2000, 2010, 2020) and carla.server_flags == ("-a", "-b=c")
+    assert carla.server == "/opt/CarlaUE4.sh"
+    with pytest.raises(ValueError, match=r"env\.carla\.ports=0: must be in \[1, 65533\]"):
+        build(settings=["env.carla.ports=0"])
+
+
 def test_the_carla_preset_has_the_papers_networks():
     """ERPv, figures 8 to 11: parameters of the encoder, of the heads, of an actor and a critic for two actions."""
     config = resolve(build("erpv_carla").config)

@@ -137,6 +137,34 @@ def test_what_breaks_a_check_is_a_finding():
     assert found.line() == "FAIL  x               RuntimeError: two -> please report this"
 
 
+def carla(installed, *settings):
+    return {one.item: one for one in checks.carla(config(*settings), lambda name: installed)}
+
+
+def test_carlas_client_is_needed_where_its_environments_are_chosen():
+    assert carla(None)["carla"].status == "ok" and carla(None, "env.name=carla/highway")["carla"].status == "fail"
+    assert carla("0.9.15")["carla"].status == "warn" and carla("0.9.16")["carla"].status == "ok"
+    started = carla("0.9.16", "env.name=carla/highway", "env.carla.server=/opt/carla/CarlaUE4.sh")
+    assert list(started) == ["carla"], "one that a run starts itself need not be there"
+
+
+@pytest.mark.parametrize("answer, status, says", [
+    ("print('0.9.16')", "ok", "server 0.9.16"), ("print('0.9.13')", "fail", "server 0.9.13, client 0.9.16"),
+    ("raise RuntimeError", "fail", "no CARLA server answers at 127.0.0.1:2010"),
+])  # fmt: skip
+def test_carlas_servers_are_asked_for_their_version(monkeypatch, answer, status, says):
+    monkeypatch.setattr(checks, "_CARLA_VERSION", answer)
+    found = carla("0.9.16", "env.name=carla/jaywalk")
+    assert set(found) == {"carla", "carla 2000", "carla 2010"}
+    assert found["carla 2010"].status == status and says in found["carla 2010"].text
+
+
+def test_no_server_of_carlas_is_told():
+    pytest.importorskip("carla", reason="needs CARLA's client: pip install carla==0.9.16")
+    found = carla("0.9.16", "env.name=carla/jaywalk", "env.carla.ports=9")
+    assert found["carla 9"].status == "fail" and "docs/carla.md" in found["carla 9"].advice
+
+
 def program(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "experiments.doctor", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280,

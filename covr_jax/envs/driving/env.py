@@ -45,7 +45,7 @@ class DrivingEnv(gymnasium.Env):
         self.decision_rate = 1.0 / (TICK_S * self.action_repeat)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.scenario, self.world = scene, world
+        self.scenario, self.world, self.repeatable = scene, world, world.repeatable
         self.faults = 0  # episodes cut by a fault so far
         self._weights, self._repeat_reward = rewards.REWARDS[scene.reward], driving.repeat_reward
         self._over = True

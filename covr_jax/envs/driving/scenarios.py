@@ -6,11 +6,14 @@ Of the two papers' scenes little is printed: what is not is public code's or our
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from covr_jax.config import DrivingConfig
 
 LIMIT = {"Town04": 25.0, "Town01": 8.3}  # m/s, 90 and 30 km/h
+PARKED_BEYOND = 0.9  # m from the road's edge to the middle of a parked car, which straddles the kerb
+BEHIND_PARKED = 0.5  # m from a parked car's end to the pedestrian behind it
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Site:
     side: int  # 1: the right kerb, -1: the left
     trigger_s: float  # starts when the agent arrives within this time at its present speed...
     trigger_m: float  # ... or is this near
+
+    def triggered(self, ahead: float, speed: float) -> bool:
+        """Whether an agent whose bumper is ``ahead`` m short of the pedestrian, at ``speed`` m/s, makes them start."""
+        return 0.0 < ahead < max(self.trigger_m, self.trigger_s * speed)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,28 @@ class Scenario:
     def limit(self) -> float:
         """Speed limit, m/s."""
         return LIMIT[self.town]
+
+    @property
+    def edge(self) -> float:
+        """m from the road's middle to the outer edge of its rightmost lane."""
+        return sum(lane.width for lane in self.lanes if lane.id < 0)
+
+    @property
+    def kerb(self) -> float:
+        """m from the road's middle to where pedestrians wait and arrive, the middle of the sidewalk."""
+        return self.edge + self.shoulder + self.sidewalk / 2
+
+    @property
+    def parked(self) -> float:
+        """m from the road's middle to that of a parked car."""
+        return self.edge + PARKED_BEYOND
+
+
+def lane_centre(lane: Lane, lanes: Sequence[Lane]) -> float:
+    """m from the road's middle to the lane's, positive to the right of the road's direction."""
+    side = 1 if lane.id < 0 else -1
+    between = sum(other.width for other in lanes if other.id * lane.id > 0 and abs(other.id) < abs(lane.id))
+    return side * (between + lane.width / 2)
 
 
 # Name -> CARLA's preset, an attribute of carla.WeatherParameters.

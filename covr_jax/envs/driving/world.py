@@ -32,12 +32,14 @@ class Tick(NamedTuple):
     climb: float = 0.0  # m/s, vertical velocity
 
 
-class WorldLost(RuntimeError):
+class WorldLost(ConnectionError):
     """The world cannot go on with this episode; ``reset`` may begin another one. One line that says why."""
 
 
 class World(Protocol):
     """A road, others on it, the agent's car with a camera. Lengths in m, angles in degrees, clockwise from above."""
+
+    repeatable: bool  # an episode is a function of its seed and the controls
 
     def begin(self, rng: np.random.Generator) -> None:
         """Makes a new episode's traffic, a function of ``rng`` as far as the world is one. Raises WorldLost."""

@@ -81,8 +81,7 @@ class Walker:
 
     def notice(self, ahead: float, speed: float) -> None:
         """Starts if the agent, ``ahead`` m away, is near by time or by distance. Once."""
-        near = 0.0 < ahead < max(self.site.trigger_m, self.site.trigger_s * speed)
-        if near and self.d == self.start:
+        if self.site.triggered(ahead, speed) and self.d == self.start:
             self.walking = True
 
     def walk(self) -> None:

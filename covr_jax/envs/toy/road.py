@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from covr_jax.envs.driving.scenarios import Lane
+from covr_jax.envs.driving.scenarios import Lane, lane_centre
 
 BEHIND = 20  # m of road before s = 0
 
@@ -39,7 +39,7 @@ class Road:
         self.y -= self.y[BEHIND]
         self.length = float(len(curvature) - BEHIND)
         self._tables = [table.tolist() for table in (self.x, self.y, self.heading)]  # lists: faster one by one
-        self.lanes = {lane.id: _centre(lane, lanes) for lane in lanes}  # id -> d of its centre
+        self.lanes = {lane.id: lane_centre(lane, lanes) for lane in lanes}  # id -> d of its centre
         self.widths = {lane.id: lane.width for lane in lanes}
         edges = {centre + side * self.widths[i] / 2 for i, centre in self.lanes.items() for side in (-1, 1)}
         self.markings = sorted(edges)  # d of every lane marking
@@ -62,9 +62,3 @@ class Road:
     def on_lane(self, d: float) -> bool:
         """Whether d is on a driving lane."""
         return self.markings[0] <= d <= self.markings[-1]
-
-
-def _centre(lane: Lane, lanes: Sequence[Lane]) -> float:
-    side = 1 if lane.id < 0 else -1
-    between = sum(other.width for other in lanes if other.id * lane.id > 0 and abs(other.id) < abs(lane.id))
-    return side * (between + lane.width / 2)

@@ -7,19 +7,20 @@ import math
 
 import numpy as np
 
-from covr_jax.envs.driving.scenarios import Scenario, Traffic, Walkers
+from covr_jax.envs.driving.scenarios import BEHIND_PARKED, Scenario, Traffic, Walkers
 from covr_jax.envs.driving.world import TICK_S, Control, Tick
 from covr_jax.envs.toy.bodies import LENGTH, WIDTH, Car, Walker, collide, run_over
 from covr_jax.envs.toy.road import Road
 from covr_jax.envs.toy.view import COLOURS, View
 
 FAR = 200.0  # m: nothing further away is told
-PARKED_BEYOND = 0.9  # m from the lane's edge to the middle of a parked car, which straddles the kerb
 OCCLUDER_HEIGHT = 2.2  # m, a van
 
 
 class ToyWorld:
     """Implements covr_jax.envs.driving.world.World. An episode is a function of its seed and the controls."""
+
+    repeatable = True
 
     def __init__(self, scene: Scenario, size: int):
         self.scene = scene
@@ -113,16 +114,15 @@ class ToyWorld:
             car.leader = ahead if ahead.d == car.d else None
 
     def _place_walkers(self, walkers: Walkers) -> None:
-        rng, edge = self._rng, self.road.markings[-1]
-        kerb = edge + self.scene.shoulder + self.scene.sidewalk / 2  # the sidewalk's middle
+        rng, kerb = self._rng, self.scene.kerb
         for site in walkers.sites:
             s = site.ahead + float(rng.uniform(-walkers.jitter, walkers.jitter))
-            d = site.side * (edge + PARKED_BEYOND)
+            d = site.side * self.scene.parked
             colours = rng.integers(len(COLOURS), size=2)
             self.cars.append(
                 Car(s, d, parked=True, direction=site.side, height=OCCLUDER_HEIGHT, colour=int(colours[0]))
             )
-            behind = s + LENGTH / 2 + 0.5
+            behind = s + LENGTH / 2 + BEHIND_PARKED
             speed = float(rng.uniform(*walkers.speed))
             self.walkers.append(Walker(behind, d, -site.side * kerb, speed, site, int(colours[1])))
         # One speed a direction, shared by all who start on that side.

@@ -13,6 +13,8 @@ from covr_jax.envs.driving.world import Tick, WorldLost
 class ScriptedWorld:
     """Gives the ticks in order, the last one for ever; a WorldLost among them is raised."""
 
+    repeatable = True
+
     def __init__(self, *ticks: Tick | WorldLost):
         self._ticks = ticks
         self.controls = []
