@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from covr_jax.priors.source import GradedPrior, PriorSource, PriorUnavailable, T
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
-from covr_jax.types import Array, Before, LearnerState, Observation, Params
+from covr_jax.types import Array, Batch, Before, LearnerState, Observation, Params
 
 
 class Recorder(Protocol):
@@ -90,6 +91,7 @@ class Trainer:
             sampler=base.sampler(config.replay),
             remembers=base.sight.remembers,
             sequences=(config.learner.sequence_batch_size, base.sequence) if base.sequence else None,
+            storage=config.replay.storage,
         )
         self.replay.graded = graded
         self.counters = Counters()
@@ -108,6 +110,7 @@ class Trainer:
             self.rounds = Rounds(config.rounds, config.learner.discount, self._action_dim)
             self.replay.trusted_from = self.rounds.trusted_from
         self._stack = FrameStack(stack)
+        self._drawer = ThreadPoolExecutor(1, "replay")
         self._act_key = jax.random.key(seeds.integer(config.run.seed, "action"))
         self._metrics: dict[str, Any] = {}  # of the latest update, still on the device
         self._td_errors: Array | None = None  # of the latest updates, still on the device, if the sampler wants them
@@ -120,6 +123,7 @@ class Trainer:
         return self
 
     def __exit__(self, *_) -> None:
+        self._drawer.shutdown()
         if self.pipeline is not None:
             self.pipeline.close()
 
@@ -248,7 +252,10 @@ class Trainer:
         return Observation(frame, self._stack.reset(frame), info["state"])
 
     def _decision(self, observation: Observation, first: bool) -> tuple[float, Observation, bool]:
-        """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap."""
+        """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap.
+
+        Acting waits for the update before it; meanwhile the batch is drawn.
+        """
         decision, before = self.counters.decisions, self.steps
         if self.labels is not None:
             with self.watch.part("prior_wait"):
@@ -258,8 +265,10 @@ class Trainer:
                 self.labels.observe(decision, before, observation, first, iteration)
                 if self.config.run.behaviour != "policy":
                     self.labels.collect(decision)  # without a lag the answer is there already
+        drawn = self._draw_ahead(decision)
         action = self._act(observation, decision)
-        self._learn(decision)
+        if drawn is not None:
+            self._learn(drawn)
         with self.watch.part("env"):
             frame, reward, terminated, truncated, info = self.env.step(action)
         over = terminated or truncated
@@ -288,22 +297,33 @@ class Trainer:
             key = jax.random.fold_in(self._act_key, decision)
             return np.asarray(self.learner.sample_action(self.state.params, self.learner.seen([observation]), key))[0]
 
-    def _learn(self, decision: int) -> None:
+    def _draw_ahead(self, decision: int) -> Future[Batch] | None:
+        """Begins to draw what this decision learns from, in a thread of its own; None if it does not learn.
+
+        All that may be drawn is there, labels included, and the replay must not change before ``_learn`` has the batch.
+        """
         if decision < self.config.run.random_decisions or not len(self.replay):
-            return
+            return None
+        return self._drawer.submit(self._draw, decision, min(self.steps / self.config.run.steps, 1.0))
+
+    def _draw(self, decision: int, progress: float) -> Batch:
+        """The decision's batch, on its way to the device; with a leading K if there are several updates a decision."""
+        self._feed_back()
         config = self.config.learner
+        rng = seeds.generator(self.config.run.seed, "replay", decision)
+        if config.updates_per_decision == 1:
+            return jax.device_put(self.replay.sample(config.batch_size, rng, progress))
+        return jax.device_put(self.replay.sample_many(config.updates_per_decision, config.batch_size, rng, progress))
+
+    def _learn(self, drawn: Future[Batch]) -> None:
         with self.watch.part("sample"):
-            self._feed_back()
-            rng = seeds.generator(self.config.run.seed, "replay", decision)
-            progress = min(self.steps / self.config.run.steps, 1.0)
-            batches = [self.replay.sample(config.batch_size, rng, progress) for _ in range(config.updates_per_decision)]
+            batch = drawn.result()
         with self.watch.part("update"):
-            if len(batches) == 1:
-                self.state, self._metrics = self.learner.update(self.state, batches[0])
+            if self.config.learner.updates_per_decision == 1:
+                self.state, self._metrics = self.learner.update(self.state, batch)
                 self._td_errors = self._metrics.pop("td_error", None)
             else:
-                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-                self.state, metrics = self.learner.update_many(self.state, stacked)
+                self.state, metrics = self.learner.update_many(self.state, batch)
                 self._td_errors = metrics.pop("td_error", None)
                 self._metrics = {name: values[-1] for name, values in metrics.items()}
 
