@@ -12,7 +12,7 @@ import gymnasium
 import jax
 import numpy as np
 
-from covr_jax import behaviour, seeds
+from covr_jax import behaviour, compiles, seeds
 from covr_jax.config import Config
 from covr_jax.covr_rounds import Rounds, Score, run_round
 from covr_jax.envs.stack import FrameStack
@@ -435,7 +435,15 @@ class Trainer:
             record["round"] = self.rounds.done
             self._notes["round"] = str(self.rounds.done)
         self.recorder.metrics(record)
-        self.recorder.timing(self._where() | {"seconds": self.watch.seconds, "part_seconds": dict(self.watch.parts)})
+        self.recorder.timing(
+            self._where()
+            | {
+                "seconds": self.watch.seconds,
+                "part_seconds": dict(self.watch.parts),
+                "programs": compiles.count(),
+                "replay_storage": self.replay.storage,
+            }
+        )
 
     def _evaluate(self) -> None:
         run = self.config.run

@@ -7,6 +7,7 @@ whole run, so that the slot of id i is i modulo the number of slots.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -48,6 +49,7 @@ class ReplayBuffer:
         sequences: (C, T); batches hold C runs of T consecutive observations.
         storage: where the frames lie (``replay.storage``); all else is on the host.
 
+    ``storage``: device or host, whichever it came to be.
     ``graded``: whether labels say if they are right, so that batches do, too.
     ``trusted_from``: labels of earlier tuning iterations do not reach a batch (C11); they stay stored.
 
@@ -74,7 +76,8 @@ class ReplayBuffer:
         back = frame_stack + remembers - 1  # frames before o's newest one
         self._slots = capacity + back + 1  # the oldest transition's stack, and the newest frame
         self._shape = tuple(frame_shape)
-        self._frames = frame_storage.make(storage, self._slots, self._shape)
+        self.storage = frame_storage.choose(storage, self._slots * math.prod(frame_shape))
+        self._frames = frame_storage.make(self.storage, self._slots, self._shape)
         self._actions = np.zeros((self._slots, action_dim), np.float32)
         self._rewards = np.zeros(self._slots, np.float32)
         self._not_done = np.zeros(self._slots, np.float32)

@@ -126,6 +126,5 @@ def choose(storage: str, nbytes: int) -> str:
 
 
 def make(storage: str, slots: int, shape: tuple[int, ...]) -> Frames:
-    """Frames of zeros where ``choose`` says."""
-    chosen = choose(storage, slots * math.prod(shape))
-    return (DeviceFrames if chosen == "device" else HostFrames)(slots, shape)
+    """Frames of zeros in one of the places that ``choose`` names."""
+    return {"device": DeviceFrames, "host": HostFrames}[storage](slots, shape)

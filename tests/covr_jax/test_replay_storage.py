@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from functools import cache
-
 import jax
 import numpy as np
 import pytest
 
-from covr_jax import envs, loop
 from covr_jax.config import ReplayConfig
-from covr_jax.loop import Trainer
 from covr_jax.replay import ReplayBuffer, storage
 from covr_jax.replay.samplers import Prioritised
-from tests.covr_jax.runs import CONFIG, Records, change, same
+from tests.covr_jax.runs import same
 
 SHAPE, A = (4, 5, 3), 2
 KINDS = {
@@ -124,19 +119,3 @@ def test_free_device_memory_is_what_the_device_says(monkeypatch):
 def test_an_unknown_storage_is_refused():
     with pytest.raises(ValueError, match="storage=disk is unknown; allowed: auto, device, host"):
         made("disk", 10, "plain")
-
-
-def test_a_run_is_the_same_from_both(monkeypatch):
-    monkeypatch.setattr(loop, "Learner", cache(loop.Learner))
-    ends = {}
-    with envs.make(CONFIG.env) as env:
-        for where in ("host", "device"):
-            config = change(replay={"capacity": 90, "storage": where}, run={"steps": 1040, "eval_every": 10**9})
-            config = dataclasses.replace(config, run=dataclasses.replace(config.run, eval_episodes=1))
-            records = Records()
-            with Trainer(config, env, [env], records) as trainer:
-                trainer.run()
-            ends[where] = trainer.state, trainer.replay.frames(np.asarray(trainer.replay.held)), records.lines
-    (state, frames, lines), (other_state, other_frames, other_lines) = ends["host"], ends["device"]
-    assert same((state.params, state.opt, frames), (other_state.params, other_state.opt, other_frames))
-    assert lines["metrics"] and str(lines) == str(other_lines)
