@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from unittest import mock
 
 import jax
@@ -10,12 +11,10 @@ import jax.numpy as jnp
 import pytest
 
 from covr_jax import conv
-from covr_jax.agent import Agent
 from covr_jax.config import LearnerConfig
 from covr_jax.learner import Learner
 from covr_jax.types import Batch
 from experiments.bench import least_work
-from tests.covr_jax import tiny
 
 SETTINGS = {"rad": {"augmentation": "crop", "image_size": 84}, "deepmdp": {"augmentation": "none", "image_size": 84}}
 
@@ -26,7 +25,7 @@ def counted(config: LearnerConfig, render_size: int) -> float:
     scalars, actions = jax.ShapeDtypeStruct((size,), jnp.float32), jax.ShapeDtypeStruct((size, 1), jnp.float32)
     frames = jax.ShapeDtypeStruct((size, 4, render_size, render_size, 3), jnp.uint8)
     batch = Batch(frames, actions, scalars, scalars, actions, scalars)
-    state = jax.eval_shape(learner._new_state, jax.random.key(0), {})
+    state = jax.eval_shape(partial(learner.init, 0, render_size))
     with mock.patch.object(conv, "on_cpu", conv.plain):  # whose work XLA can count
         views, noise = jax.eval_shape(learner.draw, state, batch)
         return jax.jit(learner.step).lower(state, batch, views, noise).cost_analysis()["flops"] / 1e9
@@ -52,14 +51,3 @@ def test_layers_by_hand():
 
 def test_what_was_not_worked_out_is_not_a_number():
     assert math.isnan(least_work.gflop(LearnerConfig(base="spr", image_size=84), 1, 3))
-
-
-def test_the_masker_sees_a_following_picture_once(monkeypatch):
-    """MaDi's has no EMA copy: the policy and the target's values look through the same mask."""
-    calls, real = [], Agent.masked
-    monkeypatch.setattr(Agent, "masked", lambda *given: calls.append(1) or real(*given))
-    learner, batch = tiny.learner("madi"), tiny.batch("madi", 0)
-    state = jax.eval_shape(learner._new_state, jax.random.key(0), {})
-    views, noise = jax.eval_shape(learner.draw, state, batch)
-    jax.eval_shape(learner._td_target, state, batch, views.next_o, noise.target)
-    assert len(calls) == 1
