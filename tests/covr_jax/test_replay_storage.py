@@ -1,4 +1,4 @@
-"""Frames on the device and on the host: the same batches, reads, restored buffers and runs, bit for bit."""
+"""Frames on the device and on the host (replay.storage): the same batches, reads and restored buffers, bit for bit."""
 
 from __future__ import annotations
 
