@@ -112,7 +112,7 @@ class Trainer:
         self._stack = FrameStack(stack)
         self._drawer = ThreadPoolExecutor(1, "replay")
         self._act_key = jax.random.key(seeds.integer(config.run.seed, "action"))
-        self._metrics: dict[str, Any] = {}  # of the latest update, still on the device
+        self._metrics: dict[str, Any] = {}  # of the latest update or updates, still on the device
         self._td_errors: Array | None = None  # of the latest updates, still on the device, if the sampler wants them
         self._episode_return = self._evaluation_mean = math.nan
         self._vlm_returns: dict[str, list[float]] = {}  # adapter version -> returns of the VLM alone
@@ -166,7 +166,7 @@ class Trainer:
         self._feed_back()
         return {
             "counters": asdict(self.counters),
-            "metrics": {name: float(value) for name, value in self._metrics.items()},
+            "metrics": {name: self._latest(name) for name in self._metrics},
             "episode_return": self._episode_return,
             "evaluation_mean": self._evaluation_mean,
             "vlm_returns": self._vlm_returns,
@@ -321,11 +321,13 @@ class Trainer:
         with self.watch.part("update"):
             if self.config.learner.updates_per_decision == 1:
                 self.state, self._metrics = self.learner.update(self.state, batch)
-                self._td_errors = self._metrics.pop("td_error", None)
             else:
-                self.state, metrics = self.learner.update_many(self.state, batch)
-                self._td_errors = metrics.pop("td_error", None)
-                self._metrics = {name: values[-1] for name, values in metrics.items()}
+                self.state, self._metrics = self.learner.update_many(self.state, batch)
+            self._td_errors = self._metrics.pop("td_error", None)
+
+    def _latest(self, name: str) -> float:
+        """A metric of the latest update; waits for it."""
+        return float(np.asarray(self._metrics[name]).flat[-1])
 
     def _feed_back(self) -> None:
         """Waits for the errors of the latest updates, where the sampler wants them."""
@@ -375,7 +377,7 @@ class Trainer:
 
     def _entropy(self) -> float:
         """Mean -log pi of the latest training batch (C2); of the uniform policy while only that one has acted."""
-        return float(self._metrics["entropy"]) if self._metrics else self._action_dim * math.log(2)
+        return self._latest("entropy") if self._metrics else self._action_dim * math.log(2)
 
     def _vlm_alone(self) -> list[float]:
         """Returns of the VLM driving alone, once per adapter version, always on the same episodes."""
@@ -418,7 +420,7 @@ class Trainer:
             "updates": int(self.state.updates),
             "replay_size": len(self.replay),
         }
-        record |= {name: float(value) for name, value in self._metrics.items()}
+        record |= {name: self._latest(name) for name in self._metrics}
         self._notes = {"return": f"{self._episode_return:.0f}", "eval": f"{self._evaluation_mean:.0f}"}
         if self.labels is not None:
             counts = self.labels.counts
