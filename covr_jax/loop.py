@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from covr_jax import behaviour, compiles, seeds
@@ -184,7 +185,8 @@ class Trainer:
         ``frames``: of the replay, as of ``ReplayBuffer.restore``. Raises ValueError for another adapter, and
         PriorUnavailable if the prior cannot answer with the adapter version of then.
         """
-        self.state = learner
+        # Copies, tied to no device: restored arrays are tied to theirs, and the update would be compiled anew for them.
+        self.state = jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), learner)
         self.counters = Counters(**state["counters"])
         self._metrics = dict(state["metrics"])
         self._episode_return, self._evaluation_mean = state["episode_return"], state["evaluation_mean"]
