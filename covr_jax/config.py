@@ -137,6 +137,7 @@ class LearnerConfig:
 @dataclass(frozen=True)
 class ReplayConfig:
     capacity: int = 100_000  # transitions
+    storage: str = "auto"  # auto | device | host: where frames lie (auto: replay.storage.choose)
     per_exponent: float = 0.6  # base per: how strongly errors count; 0: uniform
     per_beta: float = 0.4  # base per: strength of the importance weights at the start; 1 at the end
     per_epsilon: float = 1e-5  # base per: added to a TD error

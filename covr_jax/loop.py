@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import behaviour, seeds
+from covr_jax import behaviour, compiles, seeds
 from covr_jax.config import Config
 from covr_jax.covr_rounds import Rounds, Score, run_round
 from covr_jax.envs.stack import FrameStack
@@ -24,7 +26,7 @@ from covr_jax.priors.source import GradedPrior, PriorSource, PriorUnavailable, T
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
-from covr_jax.types import Array, Before, LearnerState, Observation, Params
+from covr_jax.types import Array, Batch, Before, LearnerState, Observation, Params
 
 
 class Recorder(Protocol):
@@ -90,6 +92,7 @@ class Trainer:
             sampler=base.sampler(config.replay),
             remembers=base.sight.remembers,
             sequences=(config.learner.sequence_batch_size, base.sequence) if base.sequence else None,
+            storage=config.replay.storage,
         )
         self.replay.graded = graded
         self.counters = Counters()
@@ -108,8 +111,9 @@ class Trainer:
             self.rounds = Rounds(config.rounds, config.learner.discount, self._action_dim)
             self.replay.trusted_from = self.rounds.trusted_from
         self._stack = FrameStack(stack)
+        self._drawer = ThreadPoolExecutor(1, "replay")
         self._act_key = jax.random.key(seeds.integer(config.run.seed, "action"))
-        self._metrics: dict[str, Any] = {}  # of the latest update, still on the device
+        self._metrics: dict[str, Any] = {}  # of the latest update or updates, still on the device
         self._td_errors: Array | None = None  # of the latest updates, still on the device, if the sampler wants them
         self._episode_return = self._evaluation_mean = math.nan
         self._vlm_returns: dict[str, list[float]] = {}  # adapter version -> returns of the VLM alone
@@ -120,6 +124,7 @@ class Trainer:
         return self
 
     def __exit__(self, *_) -> None:
+        self._drawer.shutdown()
         if self.pipeline is not None:
             self.pipeline.close()
 
@@ -164,7 +169,7 @@ class Trainer:
         self._feed_back()
         return {
             "counters": asdict(self.counters),
-            "metrics": {name: float(value) for name, value in self._metrics.items()},
+            "metrics": {name: self._latest(name) for name in self._metrics},
             "episode_return": self._episode_return,
             "evaluation_mean": self._evaluation_mean,
             "vlm_returns": self._vlm_returns,
@@ -182,7 +187,8 @@ class Trainer:
         ``frames``: of the replay, as of ``ReplayBuffer.restore``. Raises ValueError for another adapter, and
         PriorUnavailable if the prior cannot answer with the adapter version of then.
         """
-        self.state = learner
+        # Copies, tied to no device: restored arrays are tied to theirs, and the update would be compiled anew for them.
+        self.state = jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), learner)
         self.counters = Counters(**state["counters"])
         self._metrics = dict(state["metrics"])
         self._episode_return, self._evaluation_mean = state["episode_return"], state["evaluation_mean"]
@@ -250,7 +256,10 @@ class Trainer:
         return Observation(frame, self._stack.reset(frame), info["state"])
 
     def _decision(self, observation: Observation, first: bool) -> tuple[float, Observation, bool]:
-        """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap."""
+        """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap.
+
+        Acting waits for the update before it; meanwhile the batch is drawn.
+        """
         decision, before = self.counters.decisions, self.steps
         if self.labels is not None:
             with self.watch.part("prior_wait"):
@@ -260,8 +269,10 @@ class Trainer:
                 self.labels.observe(decision, before, observation, first, iteration)
                 if self.config.run.behaviour != "policy":
                     self.labels.collect(decision)  # without a lag the answer is there already
+        drawn = self._draw_ahead(decision)
         action = self._act(observation, decision)
-        self._learn(decision)
+        if drawn is not None:
+            self._learn(drawn)
         with self.watch.part("env"):
             frame, reward, terminated, truncated, info = self.env.step(action)
         over = terminated or truncated
@@ -290,24 +301,37 @@ class Trainer:
             key = jax.random.fold_in(self._act_key, decision)
             return np.asarray(self.learner.sample_action(self.state.params, self.learner.seen([observation]), key))[0]
 
-    def _learn(self, decision: int) -> None:
+    def _draw_ahead(self, decision: int) -> Future[Batch] | None:
+        """Begins to draw what this decision learns from, in a thread of its own; None if it does not learn.
+
+        All that may be drawn is there, labels included, and the replay must not change before ``_learn`` has the batch.
+        """
         if decision < self.config.run.random_decisions or not len(self.replay):
-            return
+            return None
+        return self._drawer.submit(self._draw, decision, min(self.steps / self.config.run.steps, 1.0))
+
+    def _draw(self, decision: int, progress: float) -> Batch:
+        """The decision's batch, on its way to the device; with a leading K if there are several updates a decision."""
+        self._feed_back()
         config = self.config.learner
+        rng = seeds.generator(self.config.run.seed, "replay", decision)
+        if config.updates_per_decision == 1:
+            return jax.device_put(self.replay.sample(config.batch_size, rng, progress))
+        return jax.device_put(self.replay.sample_many(config.updates_per_decision, config.batch_size, rng, progress))
+
+    def _learn(self, drawn: Future[Batch]) -> None:
         with self.watch.part("sample"):
-            self._feed_back()
-            rng = seeds.generator(self.config.run.seed, "replay", decision)
-            progress = min(self.steps / self.config.run.steps, 1.0)
-            batches = [self.replay.sample(config.batch_size, rng, progress) for _ in range(config.updates_per_decision)]
+            batch = drawn.result()
         with self.watch.part("update"):
-            if len(batches) == 1:
-                self.state, self._metrics = self.learner.update(self.state, batches[0])
-                self._td_errors = self._metrics.pop("td_error", None)
+            if self.config.learner.updates_per_decision == 1:
+                self.state, self._metrics = self.learner.update(self.state, batch)
             else:
-                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-                self.state, metrics = self.learner.update_many(self.state, stacked)
-                self._td_errors = metrics.pop("td_error", None)
-                self._metrics = {name: values[-1] for name, values in metrics.items()}
+                self.state, self._metrics = self.learner.update_many(self.state, batch)
+            self._td_errors = self._metrics.pop("td_error", None)
+
+    def _latest(self, name: str) -> float:
+        """A metric of the latest update; waits for it."""
+        return float(np.asarray(self._metrics[name]).flat[-1])
 
     def _feed_back(self) -> None:
         """Waits for the errors of the latest updates, where the sampler wants them."""
@@ -357,7 +381,7 @@ class Trainer:
 
     def _entropy(self) -> float:
         """Mean -log pi of the latest training batch (C2); of the uniform policy while only that one has acted."""
-        return float(self._metrics["entropy"]) if self._metrics else self._action_dim * math.log(2)
+        return self._latest("entropy") if self._metrics else self._action_dim * math.log(2)
 
     def _vlm_alone(self) -> list[float]:
         """Returns of the VLM driving alone, once per adapter version, always on the same episodes."""
@@ -400,7 +424,7 @@ class Trainer:
             "updates": int(self.state.updates),
             "replay_size": len(self.replay),
         }
-        record |= {name: float(value) for name, value in self._metrics.items()}
+        record |= {name: self._latest(name) for name in self._metrics}
         if faults := getattr(self.env, "faults", 0):
             record["faults"] = faults
         self._notes = {"return": f"{self._episode_return:.0f}", "eval": f"{self._evaluation_mean:.0f}"}
@@ -419,7 +443,15 @@ class Trainer:
             record["round"] = self.rounds.done
             self._notes["round"] = str(self.rounds.done)
         self.recorder.metrics(record)
-        self.recorder.timing(self._where() | {"seconds": self.watch.seconds, "part_seconds": dict(self.watch.parts)})
+        self.recorder.timing(
+            self._where()
+            | {
+                "seconds": self.watch.seconds,
+                "part_seconds": dict(self.watch.parts),
+                "programs": compiles.count(),
+                "replay_storage": self.replay.storage,
+            }
+        )
 
     def _evaluate(self) -> None:
         run = self.config.run

@@ -11,6 +11,7 @@ from typing import NoReturn
 import jax
 from absl import logging
 
+KEPT_S = 0.1  # programs that take longer to compile are kept; JAX's own limit of a second leaves out acting
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -20,6 +21,8 @@ def prepare() -> None:
     _keep_freed_memory()
     if not jax.config.jax_compilation_cache_dir and (folder := _compiled()):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_S)
 
 
 def _keep_freed_memory() -> None:

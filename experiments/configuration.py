@@ -31,6 +31,7 @@ LATER = (
     "prior.value_critic",
     "replay.ere_",
     "replay.per_",
+    "replay.storage",
     "rounds.eddf.filter",
     "rounds.eddf.keep_top",
     "rounds.eddf.percentile",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from covr_jax import augment, behaviour, filters, methods
 from covr_jax.config import Config
 from covr_jax.envs.driving import scenarios
+from covr_jax.replay import storage
 
 AUTO = "auto"
 TEACHERS = ("oracle", "noisy", "half", "zeros", "random")
@@ -44,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "learner.ver.next": ("real", "predicted"),
     "learner.ver.other": ("prior", "policy"),
     "learner.ver.rule": ("intended", "literal", "affine"),
+    "replay.storage": storage.STORAGES,
     "prior.hold": ("hold", "mask"),
     "prior.constraint": ("default", "free", "template"),
     "rounds.schedule": ("linear", "literal", "additive", "doubling", "constant"),

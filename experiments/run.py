@@ -25,7 +25,7 @@ from covr_jax.priors.server_process import ServerProcess
 from covr_jax.priors.source import PriorSource
 from covr_jax.snapshots import Snapshots
 from covr_jax.types import Params
-from experiments import configuration, environment_info, report, value_critic_artefact
+from experiments import configuration, environment_info, value_critic_artefact
 from experiments.configuration import Built
 from experiments.json_lines import plain
 from experiments.policy import environment, load_policy
@@ -145,6 +145,8 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
 
 
 def _report(out: Path) -> None:
+    from experiments import report  # only now, for SciPy takes as long to import as JAX does
+
     try:
         report.report([str(out)])
     except (OSError, ValueError) as error:  # the run itself is written

@@ -12,7 +12,8 @@ evaluations.jsonl  one line an evaluation: returns (one an episode), return_mean
 rounds.jsonl       one line a COVR round
 samples.jsonl      a few of the prior's replies beside the frame that was shown (frames/*.png)
 timings.jsonl      all wall-clock figures: ``seconds`` and ``part_seconds`` (part -> seconds) since the
-                   session began; a resumed run is a new session
+                   session began (a resumed run is a new session), ``programs`` compiled since, and
+                   ``replay_storage``: host | device
 checkpoints/       params/, the policy of the latest evaluation; what --resume needs (``covr_jax.snapshots``)
 videos/ frames/ tensorboard/ report.html
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from experiments.json_lines import number
+
+# tensorboardX imports torch where there is one, for tensors, which it is never given here: a third of all imports.
+_HIDE_TORCH = "torch" not in sys.modules
+if _HIDE_TORCH:
+    sys.modules["torch"] = None
+try:
+    from tensorboardX import SummaryWriter
+finally:
+    if _HIDE_TORCH:
+        del sys.modules["torch"]
 
 
 class TensorBoardView:

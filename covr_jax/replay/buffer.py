@@ -1,4 +1,4 @@
-"""Replay on the host: every frame once, stacks built by index at sampling time.
+"""Replay: every frame once, stacks built by index at sampling time.
 
 A ring of slots, one per frame. Slot i holds frame o_i and what was done there: action, reward, label. An
 episode of T transitions takes T + 1 slots, since its last frame has no action. Ids count frames over the
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from covr_jax.replay import storage as frame_storage
 from covr_jax.replay.samplers import Sampler, Uniform
 from covr_jax.types import Batch, Before, Observation, Sequence
 
@@ -25,10 +26,18 @@ _TRIES = 1000  # to draw sequences that no episode's end breaks
 COUNTERS = ("next", "first", "transitions", "open")
 
 
+class _Draw(NamedTuple):
+    """What a batch consists of, or several with a leading K."""
+
+    ids: np.ndarray  # int [B]
+    weight: np.ndarray | None  # float32 [B]
+    starts: np.ndarray | None  # int [C], of its sequences
+
+
 class ReplayBuffer:
     """At most ``capacity`` transitions, the oldest overwritten first.
 
-    Memory is taken as it is used: one frame and 8 A + 41 bytes a slot.
+    One frame and 8 A + 41 bytes a slot; on the host, memory is taken as it is used.
 
     Args:
         capacity: transitions; once the ring is full, the last frames of episodes take some of this room.
@@ -38,7 +47,9 @@ class ReplayBuffer:
         sampler: how transitions are chosen; uniformly without one.
         remembers: batches hold the decision before (``previous_action``, ``previous_ok``, one frame more).
         sequences: (C, T); batches hold C runs of T consecutive observations.
+        storage: where the frames lie (``replay.storage``); all else is on the host.
 
+    ``storage``: device or host, whichever it came to be.
     ``graded``: whether labels say if they are right, so that batches do, too.
     ``trusted_from``: labels of earlier tuning iterations do not reach a batch (C11); they stay stored.
 
@@ -54,6 +65,7 @@ class ReplayBuffer:
         sampler: Sampler | None = None,
         remembers: bool = False,
         sequences: tuple[int, int] | None = None,
+        storage: str = "host",
     ):
         if capacity < 1:
             raise ValueError(f"replay.capacity must be at least 1, got {capacity}")
@@ -64,8 +76,8 @@ class ReplayBuffer:
         back = frame_stack + remembers - 1  # frames before o's newest one
         self._slots = capacity + back + 1  # the oldest transition's stack, and the newest frame
         self._shape = tuple(frame_shape)
-        # Flat, for NumPy gathers long rows with one copy each; zeros, for their pages are taken when written.
-        self._frames = np.zeros((self._slots, math.prod(frame_shape)), np.uint8)
+        self.storage = frame_storage.choose(storage, self._slots * math.prod(frame_shape))
+        self._frames = frame_storage.make(self.storage, self._slots, self._shape)
         self._actions = np.zeros((self._slots, action_dim), np.float32)
         self._rewards = np.zeros(self._slots, np.float32)
         self._not_done = np.zeros(self._slots, np.float32)
@@ -92,7 +104,8 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays when every slot is in use."""
-        return sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
+        fields = (array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
+        return self._frames.nbytes + sum(fields)
 
     def begin(self, frame: np.ndarray) -> int:
         """Stores the first frame of an episode, uint8 [H, W, 3]; returns its id."""
@@ -146,30 +159,41 @@ class ReplayBuffer:
     def sample(self, batch_size: int, rng: np.random.Generator, progress: float = 0.0) -> Batch:
         """B transitions, with replacement, chosen by the sampler; a function of the content and the generator's state.
 
-        ``progress``: share of the run that is done, for samplers that change on the way. Raises ValueError if there is
-        no transition yet, or no sequence.
+        ``progress``: share of the run that is done, for samplers that change on the way. Frames are NumPy's, or the
+        device's where they are stored there. Raises ValueError if there is no transition yet, or no sequence.
         """
+        return self._batch(self._draw(batch_size, rng, progress))
+
+    def sample_many(self, count: int, batch_size: int, rng: np.random.Generator, progress: float = 0.0) -> Batch:
+        """What ``count`` calls of ``sample`` give, stacked: arrays with a leading K, frames gathered at once."""
+        draws = [self._draw(batch_size, rng, progress) for _ in range(count)]
+        return self._batch(_Draw(*(None if each[0] is None else np.stack(each) for each in zip(*draws, strict=True))))
+
+    def _draw(self, batch_size: int, rng: np.random.Generator, progress: float) -> _Draw:
         if not self._transitions:
             raise ValueError("the replay holds no transition yet")
         ids, weight = self._sampler.draw(self, batch_size, rng, progress)
-        slots = ids % self._slots
-        window = np.maximum(ids[:, None] + self._window, self._episode[slots][:, None])
+        return _Draw(ids, weight, self._draw_sequences(rng) if self._sequences else None)
+
+    def _batch(self, draw: _Draw) -> Batch:
+        ids, slots = draw.ids, draw.ids % self._slots
+        window = np.maximum(ids[..., None] + self._window, self._episode[slots][..., None])
         ok = self._prior_ok[slots] & (self._prior_version[slots] >= self.trusted_from)
         batch = Batch(
-            frames=self._frames[window % self._slots].reshape(*window.shape, *self._shape),
+            frames=self._frames.batch(window % self._slots),
             action=self._actions[slots],
             reward=self._rewards[slots],
             not_done=self._not_done[slots],
-            prior_action=np.where(ok[:, None], self._prior_actions[slots], np.float32(0)),
+            prior_action=np.where(ok[..., None], self._prior_actions[slots], np.float32(0)),
             prior_ok=ok.astype(np.float32),
-            weight=weight,
-            sequence=self._draw_sequences(rng) if self._sequences else None,
+            weight=draw.weight,
+            sequence=None if draw.starts is None else self._sequence(draw.starts),
             prior_reliable=(ok & self._prior_reliable[slots]).astype(np.float32) if self.graded else None,
         )
         if not self._remembers:
             return batch
         came = ids > self._episode[slots]  # a decision came before
-        before = np.where(came[:, None], self._actions[(ids - 1) % self._slots], np.float32(0))
+        before = np.where(came[..., None], self._actions[(ids - 1) % self._slots], np.float32(0))
         return batch._replace(previous_action=before, previous_ok=came.astype(np.float32))
 
     def feed_back(self, td_errors: np.ndarray) -> None:
@@ -188,8 +212,8 @@ class ReplayBuffer:
             ids[idle] = rng.integers(first, self._next, len(idle))
         return ids
 
-    def _draw_sequences(self, rng: np.random.Generator) -> Sequence:
-        """C runs of T observations that start anywhere, none across an episode's end."""
+    def _draw_sequences(self, rng: np.random.Generator) -> np.ndarray:
+        """Ids [C] at which runs of T observations start, anywhere, none across an episode's end."""
         count, length = self._sequences
         end = self._next - length + 1  # after the newest possible start
         starts, broken = np.zeros(count, np.int64), np.arange(count)
@@ -203,9 +227,12 @@ class ReplayBuffer:
             raise ValueError(
                 f"the replay holds too few runs of {length} observations; let run.random_decisions be longer"
             )
-        window = np.maximum(starts[:, None] + self._run, self._episode[starts % self._slots][:, None])
-        acted = (starts[:, None] + np.arange(length - 1)) % self._slots
-        return Sequence(self._frames[window % self._slots].reshape(*window.shape, *self._shape), self._actions[acted])
+        return starts
+
+    def _sequence(self, starts: np.ndarray) -> Sequence:
+        window = np.maximum(starts[..., None] + self._run, self._episode[starts % self._slots][..., None])
+        acted = (starts[..., None] + np.arange(self._sequences[1] - 1)) % self._slots
+        return Sequence(self._frames.batch(window % self._slots), self._actions[acted])
 
     def transition_ids(self, slots: np.ndarray) -> np.ndarray:
         """Ids of the frames that slots int [N] hold now."""
@@ -271,14 +298,14 @@ class ReplayBuffer:
             ids = np.arange(first, first + len(frames))
             kept = self.contains(ids)
             frames = _shaped("frames", frames, (len(ids), *self._shape))
-            self._frames[ids[kept] % self._slots] = frames[kept].reshape(-1, self._frames.shape[1])
+            self._frames.write(ids[kept] % self._slots, frames[kept])
             missing -= int(kept.sum())
         if missing:
             raise ValueError(f"{missing} frames of the replay are missing")
 
     def frames(self, ids: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, 3] for ids int [N]. Raises ValueError for one that is gone."""
-        return self._frames[self._held(ids)].reshape(-1, *self._shape)
+        return self._frames.read(self._held(ids))
 
     def actions(self, ids: np.ndarray) -> np.ndarray:
         """float32 [N, A] for transition ids int [N]. Raises ValueError for one that is gone."""
@@ -292,7 +319,7 @@ class ReplayBuffer:
         """uint8 [N, H, W, 3S], oldest frame first, for ids int [N]. Raises ValueError for one that is gone."""
         episode = self._episode[self._held(ids)]
         window = np.maximum(np.asarray(ids)[:, None] + np.arange(1 - self._stack, 1), episode[:, None])
-        frames = self._frames[self._held(window)].reshape(*window.shape, *self._shape)
+        frames = self._frames.read(self._held(window))
         return np.moveaxis(frames, 1, 3).reshape(len(frames), *self._shape[:2], -1)
 
     def observations(self, ids: np.ndarray) -> list[Observation]:
@@ -317,7 +344,7 @@ class ReplayBuffer:
         if frame.shape != self._shape or frame.dtype != np.uint8:
             wanted = list(self._shape)
             raise ValueError(f"a frame must be uint8 {wanted}, got {frame.dtype} {list(frame.shape)}")
-        return frame.reshape(-1)
+        return frame
 
     def _append(self, frame: np.ndarray, episode: int) -> int:
         slot, new = self._next % self._slots, self._next
@@ -326,7 +353,7 @@ class ReplayBuffer:
             self._transitions -= int(self._acted[self._first % self._slots])
             self._sampler.dropped(self._first % self._slots)
             self._first += 1
-        self._frames[slot] = frame
+        self._frames.write(np.array([slot]), frame[None])
         self._episode[slot] = episode
         self._acted[slot] = self._prior_ok[slot] = False
         return new

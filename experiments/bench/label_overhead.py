@@ -20,6 +20,7 @@ from absl import app, flags
 
 from covr_jax.loop import Trainer
 from experiments import configuration, environment_info
+from experiments.bench.shared import Silent
 from experiments.command_line import prepare
 from experiments.policy import environment
 from experiments.run import open_prior
@@ -28,13 +29,6 @@ _PRESET = flags.DEFINE_string("preset", "cpu,tiny", "As of experiments.train.")
 _ENV = flags.DEFINE_string("env", "dmc/cartpole/swingup", "As of experiments.train.")
 _EPISODES = flags.DEFINE_integer("episodes", 6, "Measured episodes of each.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "", "Also write the figures to this JSON file.")
-
-
-class _Silent:
-    """A recorder that keeps nothing."""
-
-    def __getattr__(self, name):
-        return lambda *_: None
 
 
 def main(_) -> None:
@@ -53,7 +47,7 @@ def main(_) -> None:
             )
             env = stack.enter_context(environment(chosen))
             prior = stack.enter_context(open_prior(chosen, folder, env, "bench")) if method == "dpl" else None
-            trainers[method] = stack.enter_context(Trainer(chosen, env, [], _Silent(), prior))
+            trainers[method] = stack.enter_context(Trainer(chosen, env, [], Silent(), prior))
         seconds = {method: [] for method in trainers}
         for turn in range(_EPISODES.value + 1):
             for method, trainer in trainers.items():
