@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from itertools import chain
 from typing import NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ class Learner:
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
 
         self.agent = Agent(config, action_dim, frame_stack, heads, self.base.networks, self.base.sight.pictures)
-        self._look = Look(self.base.sight, self.augmentation, config.image_size)
+        self._look = Look(self.base.sight, self.augmentation, config.image_size, config.mask_block)
         self._optimisers = {
             "critic": optax.adam(config.critic_lr),
             "actor": optax.adam(config.actor_lr),
@@ -96,6 +97,7 @@ class Learner:
         movers = self.base.auxiliary.movers(config, tuple(heads)) if self.base.auxiliary else {}
         self._optimisers |= {name: mover.optimiser for name, mover in movers.items()}
         self._moved = {name: mover.parts for name, mover in movers.items()}
+        self._auxiliary_parts = tuple(dict.fromkeys(chain.from_iterable(self._moved.values())))
         self._averaged = self.base.auxiliary.averaged if self.base.auxiliary else ()
 
         self._actor_metric_names = ACTOR_METRICS + GRADIENT_METRICS
@@ -295,8 +297,9 @@ class Learner:
         )
 
     def auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
-        scene = Scene(self.agent, state.params, state.target, batch, views)
-        moved = pick(state.params, (*ENCODER, *self.agent.model_heads))
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.updates), 3)  # 0 to 2 are those of ``draw``
+        scene = Scene(self.agent, state.params, state.target, batch, views, self.config, state.updates, key)
+        moved = pick(state.params, self._auxiliary_parts)
         gradient, metrics = jax.grad(partial(self.base.auxiliary.loss, scene=scene), has_aux=True)(moved)
         for name, parts in self._moved.items():
             after, opt = self._apply(state, name, pick(gradient, parts), pick(state.params, parts))

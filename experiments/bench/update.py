@@ -60,7 +60,8 @@ def random_batch(config: Config) -> Batch:
     if base.sequence:
         runs = config.learner.sequence_batch_size
         actions = rng.uniform(-1, 1, (runs, base.sequence - 1, ACTION_DIM)).astype(np.float32)
-        batch = batch._replace(sequence=Sequence(frames(runs, stack + base.sequence - 1), actions))
+        rewards = rng.uniform(0, 8, actions.shape[:-1]).astype(np.float32)
+        batch = batch._replace(sequence=Sequence(frames(runs, stack + base.sequence - 1), actions, rewards))
     return batch
 
 

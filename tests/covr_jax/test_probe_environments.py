@@ -15,7 +15,7 @@ from tests.covr_jax import probe_envs, tiny
 from tests.covr_jax.probe_envs import BOTTOM, LEFT, RIGHT, TOP
 
 DISCOUNT, BATCH, FUSED = 0.5, 32, 50
-RENDER = dict.fromkeys(BASES, 12) | dict.fromkeys(("rad", "curl", "spr"), 14) | {"resact": 10}
+RENDER = dict.fromkeys(BASES, 12) | dict.fromkeys(tiny.CROPPED, 14) | {"resact": 10}
 SLOW = [base for base in BASES if base not in tiny.BASES]
 
 
