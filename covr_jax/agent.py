@@ -110,9 +110,15 @@ class Agent:
 
     def features(self, params: Params, view: jax.Array) -> jax.Array:
         """float32 [B,D] of views uint8 (or float32, 0 to 255) [B,v,v,3S]."""
-        if self._masker is not None:
-            view = self._masker.apply({"params": params["masker"]}, view)
-        return self._conv.apply({"params": params["conv"]}, view)
+        return self.convolved(params, self.masked(params, view))
+
+    def masked(self, params: Params, view: jax.Array) -> jax.Array:
+        """What the convolutions see of a view: itself, or what a masker leaves of it."""
+        return view if self._masker is None else self._masker.apply({"params": params["masker"]}, view)
+
+    def convolved(self, params: Params, seen: jax.Array) -> jax.Array:
+        """``features`` of a view that is ``masked`` already."""
+        return self._conv.apply({"params": params["conv"]}, seen)
 
     def latent(self, head: Params, features: jax.Array) -> jax.Array:
         """float32 [B,F]; ``head`` is params["critic_head"] or params["actor_head"]."""

@@ -283,9 +283,9 @@ class Learner:
     def _td_target(self, state: LearnerState, batch: Batch, next_view: jax.Array, noise: jax.Array) -> jax.Array:
         """y [B] from one view of o'. EMA copies value it; what has none (a masker) is online."""
         params, agent = state.params, self.agent
-        following = agent.policy(params, agent.features(params, next_view), noise, batch.action)
-        copies = params | state.target
-        next_q1, next_q2 = agent.values(copies, agent.features(copies, next_view), following.action)
+        seen, copies = agent.masked(params, next_view), params | state.target
+        following = agent.policy(params, agent.convolved(params, seen), noise, batch.action)
+        next_q1, next_q2 = agent.values(copies, agent.convolved(copies, seen), following.action)
         return sac.td_target(
             batch.reward,
             batch.not_done,

@@ -120,7 +120,7 @@ class Masker(nn.Module):
             init = torch_uniform(9 * x.shape[-1])
             kernel = self.param(f"kernel_{i}", init, (3, 3, x.shape[-1], filters))
             bias = self.param(f"bias_{i}", init, (filters,))
-            x = conv.convolve(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), kernel, 1) + bias
+            x = conv.convolve_same(x, kernel) + bias
             x = nn.relu(x) if i < 2 else nn.sigmoid(x)
         masked = frames * x.reshape(*frames.shape[:4], 1)
         return masked.transpose(0, 2, 3, 1, 4).reshape(pixels.shape)
