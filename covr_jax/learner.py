@@ -114,7 +114,8 @@ class Learner:
             self.metric_names += self.base.auxiliary.metrics
         # For samplers that want them: arrays [B] beside the scalars.
         self._errors = ("td_error",) if self.base.sampler.wants_errors else ()
-        self._init = jax.jit(self._new_state)
+        # Apart, for all methods on a base share the first program, which is the long one to compile.
+        self._create, self._start = jax.jit(self.agent.create), jax.jit(self._new_state)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
         self.sample_action = jax.jit(self._sample_action)
@@ -136,11 +137,10 @@ class Learner:
         give no image_size view.
         """
         augment.check(self.augmentation, render_size, self.config.image_size)
-        return self._init(jax.random.PRNGKey(seed), value_critic or {})
+        root, key = jax.random.split(jax.random.PRNGKey(seed))
+        return self._start(root, self._create(key), value_critic or {})
 
-    def _new_state(self, key: jax.Array, value_critic: Params) -> LearnerState:
-        root, key = jax.random.split(key)
-        params = self.agent.create(key)
+    def _new_state(self, root: jax.Array, params: Params, value_critic: Params) -> LearnerState:
         moved = {
             "critic": pick(params, self.agent.critic_parts),
             "actor": pick(params, ACTOR),

@@ -54,7 +54,7 @@ def test_cpu_route_equals_lax_forward_and_in_both_gradients(size):
 
 def test_edges_of_zeros_equal_lax_forward_and_in_both_gradients():
     rng = np.random.default_rng(0)
-    for channels, filters, kernel in ((3, 8, 3), (8, 1, 3), (2, 4, 5)):  # as a masker's layers
+    for channels, filters, kernel in ((3, 8, 3), (8, 1, 5)):
         x = rng.normal(size=(3, 11, 11, channels)).astype(np.float32)
         w = rng.normal(size=(kernel, kernel, channels, filters)).astype(np.float32)
         dy = rng.normal(size=(3, 11, 11, filters)).astype(np.float32)
