@@ -16,7 +16,6 @@ from tests.covr_jax.probe_envs import BOTTOM, LEFT, RIGHT, TOP
 
 DISCOUNT, BATCH, FUSED = 0.5, 32, 50
 RENDER = dict.fromkeys(BASES, 12) | dict.fromkeys(tiny.CROPPED, 14) | {"resact": 10}
-PATIENCE = {"taco": 2}  # times as many updates: its critic reads an action through a tokeniser that starts smooth
 SLOW = [base for base in BASES if base not in tiny.BASES]
 
 
@@ -69,7 +68,7 @@ def train(learner: Learner, task, updates: int) -> Answer:
     rng = np.random.default_rng(0)
     side = RENDER[learner.config.base]
     state = learner.init(0, side)
-    for _ in range(updates * PATIENCE.get(learner.config.base, 1) // FUSED):
+    for _ in range(updates // FUSED):
         batches = probe_envs.fill(task, rng, (FUSED, BATCH), side, learner.base)
         state, metrics = learner.update_many(state, batches)
     assert all(np.all(np.isfinite(values)) for values in jax.tree.leaves(metrics))
@@ -102,7 +101,9 @@ def test_two_step_credit(learner):
     assert answer.value(TOP, 0.0) == pytest.approx(1.0, abs=0.15)
     assert answer.value(LEFT, 0.8) == pytest.approx(DISCOUNT, abs=0.15)
     assert answer.value(LEFT, -0.8) == pytest.approx(-DISCOUNT, abs=0.15)
-    assert answer.action(LEFT) > 0.3
+    # Every positive action is a best one: beyond the step in its value nothing pulls on the policy any more.
+    action = answer.action(LEFT)
+    assert action > 0.05 and answer.value(LEFT, action) == pytest.approx(DISCOUNT, abs=0.15)
 
 
 @pytest.mark.slow
