@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,12 +10,13 @@ import jax.numpy as jnp
 
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import sac
-from covr_jax.networks import PLAIN, Actor, Head, Masker, Networks, TwinCritic, conv_output_size
+from covr_jax.networks import PLAIN, ActionTokens, Actor, Head, Masker, Networks, TwinCritic, conv_output_size
 from covr_jax.types import Params
 
 ENCODER = ("conv", "critic_head")
 CRITIC = (*ENCODER, "critic")
 MASKER = ("masker",)
+TOKENS = ("tokens",)
 ACTOR = ("actor_head", "actor")
 
 
@@ -28,7 +29,10 @@ class PolicySample(NamedTuple):
 
 
 class HeadSpec(NamedTuple):
-    """A network of an auxiliary loss, and what it is called with: ``latent`` [B,F], ``action`` [B,A]."""
+    """A network of an auxiliary loss, and what it is called with.
+
+    ``latent`` [B,F], ``action`` [B,A], ``features`` [B,D], ``token`` [B,u]: the action as the critic reads it.
+    """
 
     module: nn.Module
     inputs: tuple[str, ...] = ("latent", "action")
@@ -60,8 +64,9 @@ class Agent:
         self._side = conv_output_size(config.image_size, config.kernels, config.strides)
         self._config, self.action_dim, self._channels = config, action_dim, 3 * frame_stack * pictures
         self.model_heads = model_heads
-        self.critic_parts = CRITIC + (MASKER if networks.masker else ())
+        self.critic_parts = CRITIC + (MASKER if networks.masker else ()) + (TOKENS if networks.tokens else ())
         self._masker = Masker() if networks.masker else None
+        self._tokens = ActionTokens() if networks.tokens else None
         self._conv = networks.conv(config.filters, config.kernels, config.strides)
         self._head = Head(config.feature_dim, networks.tanh)
         self._actor = Actor(
@@ -70,7 +75,7 @@ class Agent:
         self._critic = TwinCritic(config.hidden_dim)
 
     def create(self, key: jax.Array) -> Params:
-        """New parameters: conv, critic_head, critic, actor_head, actor, log_alpha, model heads, masker."""
+        """New parameters: conv, critic_head, critic, actor_head, actor, log_alpha, model heads, masker, tokens."""
         config = self._config
         keys = iter(jax.random.split(key, 5 + len(self.model_heads)))
 
@@ -81,11 +86,15 @@ class Agent:
         conv = create(self._conv, view)
         features = jnp.zeros((1, self._side**2 * config.filters[-1]))
         latent, action = jnp.zeros((1, config.feature_dim)), jnp.zeros((1, self.action_dim))
-        inputs = {"latent": latent, "action": action}
+        tokens = {}
+        if self._tokens is not None:
+            tokens["tokens"] = self._tokens.init(jax.random.fold_in(key, 2), action)["params"]
+        token = self.token(tokens, action)
+        inputs = {"latent": latent, "action": action, "features": features, "token": token}
         params = {
             "conv": conv,
             "critic_head": create(self._head, features),
-            "critic": create(self._critic, latent, action),
+            "critic": create(self._critic, latent, token),
             "actor_head": create(self._head, features),
             "actor": create(self._actor, latent, action),
             "log_alpha": jnp.log(jnp.float32(config.initial_temperature)),
@@ -93,6 +102,7 @@ class Agent:
                 name: create(head.module, *(inputs[kind] for kind in head.inputs))
                 for name, head in self.model_heads.items()
             },
+            **tokens,
         }
         if self._masker is not None:
             params["masker"] = self._masker.init(jax.random.fold_in(key, 1), view)["params"]
@@ -100,9 +110,15 @@ class Agent:
 
     def features(self, params: Params, view: jax.Array) -> jax.Array:
         """float32 [B,D] of views uint8 (or float32, 0 to 255) [B,v,v,3S]."""
-        if self._masker is not None:
-            view = self._masker.apply({"params": params["masker"]}, view)
-        return self._conv.apply({"params": params["conv"]}, view)
+        return self.convolved(params, self.masked(params, view))
+
+    def masked(self, params: Params, view: jax.Array) -> jax.Array:
+        """What the convolutions see of a view: itself, or what a masker leaves of it."""
+        return view if self._masker is None else self._masker.apply({"params": params["masker"]}, view)
+
+    def convolved(self, params: Params, seen: jax.Array) -> jax.Array:
+        """``features`` of a view that is ``masked`` already."""
+        return self._conv.apply({"params": params["conv"]}, seen)
 
     def latent(self, head: Params, features: jax.Array) -> jax.Array:
         """float32 [B,F]; ``head`` is params["critic_head"] or params["actor_head"]."""
@@ -132,12 +148,16 @@ class Agent:
     def values(self, params: Params, features: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The two critics' values [B]."""
         latent = self.latent(params["critic_head"], features)
-        return self._critic.apply({"params": params["critic"]}, latent, action)
+        return self._critic.apply({"params": params["critic"]}, latent, self.token(params, action))
+
+    def token(self, params: Params, action: jax.Array) -> jax.Array:
+        """Actions [...,A] as the critic reads them: themselves, or tokens [...,u] (TACO)."""
+        return action if self._tokens is None else self._tokens.apply({"params": params["tokens"]}, action)
 
     def value(self, params: Params, features: jax.Array, action: jax.Array) -> jax.Array:
         """The smaller one of the two critics' values [B]."""
         return jnp.minimum(*self.values(params, features, action))
 
-    def predict(self, heads: Params, name: str, *inputs: jax.Array) -> jax.Array:
+    def predict(self, heads: Params, name: str, *inputs: jax.Array) -> Any:
         """A model head's output, float32 [B,width] for most; ``inputs`` as it names them."""
         return self.model_heads[name].module.apply({"params": heads[name]}, *inputs)

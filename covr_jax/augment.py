@@ -24,7 +24,9 @@ class Views(NamedTuple):
     next_copies: tuple[jax.Array, ...] = ()  # further views of o', over which the target is averaged
     positive: jax.Array | None = None  # a second view of o, for contrast
     start: jax.Array | None = None  # [C,v,v,3S], of the first observations of the batch's sequences
-    later: jax.Array | None = None  # [T-1,C,v,v,3S], of those that follow
+    later: jax.Array | None = None  # [N,C,v,v,3S], of others: what a latent is held against
+    again: jax.Array | None = None  # [M,C,v,v,3S], further views of the first observations
+    masked: jax.Array | None = None  # [T,C,v,v,3S], of all, through a mask
 
 
 def stacked(frames: jax.Array) -> jax.Array:
@@ -148,6 +150,18 @@ def intensity(key: jax.Array, view: jax.Array, scale: float = 0.05) -> jax.Array
     """Each sample brighter or darker: view [N,...] times 1 + scale clip(N(0,1), -2, 2), float32 (SPR)."""
     noise = jnp.clip(jax.random.normal(key, (view.shape[0],) + (1,) * (view.ndim - 1)), -2.0, 2.0)
     return view.astype(jnp.float32) * (1.0 + scale * noise)
+
+
+def cube_mask(key: jax.Array, count: int, side: int, block: int, cells: int = 10, share: float = 0.5) -> jax.Array:
+    """Which pixels are hidden, bool [count,side,side]: a random share of cells x cells squares (MLR).
+
+    Drawn anew for every ``block`` of consecutive pictures.
+    """
+    blocks = -(-count // block)
+    order = jax.vmap(lambda k: jax.random.permutation(k, cells**2))(jax.random.split(key, blocks))
+    hidden = (order < int(share * cells**2)).reshape(blocks, cells, cells)
+    cell = jnp.arange(side) * cells // side
+    return hidden[:, cell][:, :, cell][jnp.arange(count) // block]
 
 
 def centre_view(name: str, stack: jax.Array, size: int) -> jax.Array:

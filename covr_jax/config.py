@@ -113,6 +113,8 @@ class LearnerConfig:
     log_std_max: float = 2.0
     batch_size: int = 128
     sequence_batch_size: int = 128  # runs of consecutive observations, for bases that predict several steps ahead
+    mask_block: int = 8  # base mlr: consecutive observations, of 16, that one mask hides the same parts of
+    cycle_warmup: int = 12_500  # base playvirtual: updates until the cycle counts in full
     updates_per_decision: int = 1
     discount: float = 0.99
     critic_lr: float = 1e-3
@@ -143,6 +145,7 @@ class ReplayConfig:
     per_epsilon: float = 1e-5  # base per: added to a TD error
     ere_eta: float = 0.996  # base ere: how fast the window shrinks within an episode at the start; 1 at the end
     ere_minimum: int = 1000  # base ere: transitions in the smallest window
+    top_share: float = 0.0  # of each batch, drawn from as large a share of the best steps (M10, M11); 0: none (C22)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Convolution of the pixel encoder: valid padding, NHWC pictures, HWIO kernels, float32.
+"""Convolution of the pixel networks: NHWC pictures, HWIO kernels, float32; valid padding, or edges of zeros.
 
 XLA's CPU backend has a slow path for valid padding and a very slow one for the gradient of the kernel, in which a
-pixel update spends nearly all its time. ``convolve`` takes faster routes to the same numbers there and is lax's own
-convolution on every other backend.
+pixel update spends nearly all its time. ``convolve`` and ``convolve_same`` take faster routes to the same numbers there
+and are lax's own convolution on every other backend.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return jnp.concatenate([tap(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])], axis=-1)
 
 
-def _in_chunks(x: jax.Array) -> jax.Array:
-    size = gcd(x.shape[0], _CHUNK)
+def _in_chunks(x: jax.Array, most: int = _CHUNK) -> jax.Array:
+    size = gcd(x.shape[0], most)
     return x.reshape(x.shape[0] // size, size, *x.shape[1:])
 
 
@@ -108,6 +108,10 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, t
 
 def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
+    return _input_gradient(x.shape, kernel, stride, dy), _kernel_gradient(x, kernel, stride, dy)
+
+
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array, most: int = _CHUNK) -> jax.Array:
     filters = kernel.shape[-1]
 
     def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -116,13 +120,46 @@ def _backward(stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) ->
         return total + gradients.reshape(-1, filters).T @ patches.reshape(-1, patches.shape[-1]), None
 
     start = jnp.zeros((filters, kernel.size // filters), kernel.dtype)
-    total, _ = lax.scan(add, start, (_in_chunks(x), _in_chunks(dy)))
-    return _input_gradient(x.shape, kernel, stride, dy), total.T.reshape(kernel.shape)
+    total, _ = lax.scan(add, start, (_in_chunks(x, most), _in_chunks(dy, most)))
+    return total.T.reshape(kernel.shape)
 
 
 on_cpu.defvjp(_forward, _backward)
 
 
+def plain_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """lax's convolution with edges of zeros: x [N,H,W,I], kernel [k,k,I,O], k odd -> [N,H,W,O]."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+
+
+@jax.custom_vjp
+def same_on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """As ``plain_same``, whose forward path is fast on XLA's CPU backend; so is this one's backward path."""
+    return plain_same(x, kernel)
+
+
+def _same_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return plain_same(x, kernel), (x, kernel)
+
+
+def _same_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The input's gradient is a convolution of the same kind, by the kernel turned around."""
+    x, kernel = saved
+    dx = plain_same(dy, kernel[::-1, ::-1].swapaxes(2, 3))
+    edge = (kernel.shape[0] // 2,) * 2
+    padded = jnp.pad(x, [(0, 0), edge, edge, (0, 0)])
+    # One picture at a time: unlike the encoder's maps these are as large as the picture.
+    return dx, _kernel_gradient(padded, kernel, 1, dy, most=1)
+
+
+same_on_cpu.defvjp(_same_forward, _same_backward)
+
+
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """x [N,H,W,I], kernel [k,k,I,O] -> [N,H',W',O]; the route is chosen when it is traced, by the default backend."""
     return (on_cpu if jax.default_backend() == "cpu" else plain)(x, kernel, stride)
+
+
+def convolve_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x [N,H,W,I], kernel [k,k,I,O], k odd -> [N,H,W,O], stride 1, edges of zeros; the route as of ``convolve``."""
+    return (same_on_cpu if jax.default_backend() == "cpu" else plain_same)(x, kernel)

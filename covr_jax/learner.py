@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
+from itertools import chain
 from typing import NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ class Learner:
         self.target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
 
         self.agent = Agent(config, action_dim, frame_stack, heads, self.base.networks, self.base.sight.pictures)
-        self._look = Look(self.base.sight, self.augmentation, config.image_size)
+        self._look = Look(self.base.sight, self.augmentation, config.image_size, config.mask_block)
         self._optimisers = {
             "critic": optax.adam(config.critic_lr),
             "actor": optax.adam(config.actor_lr),
@@ -96,6 +97,7 @@ class Learner:
         movers = self.base.auxiliary.movers(config, tuple(heads)) if self.base.auxiliary else {}
         self._optimisers |= {name: mover.optimiser for name, mover in movers.items()}
         self._moved = {name: mover.parts for name, mover in movers.items()}
+        self._auxiliary_parts = tuple(dict.fromkeys(chain.from_iterable(self._moved.values())))
         self._averaged = self.base.auxiliary.averaged if self.base.auxiliary else ()
 
         self._actor_metric_names = ACTOR_METRICS + GRADIENT_METRICS
@@ -112,8 +114,10 @@ class Learner:
             self.metric_names += self.base.auxiliary.metrics
         # For samplers that want them: arrays [B] beside the scalars.
         self._errors = ("td_error",) if self.base.sampler.wants_errors else ()
-        # Runs once: LLVM's optimisation of its many random numbers would take three times as long as all the rest.
-        self._init = jax.jit(self._new_state, compiler_options={"xla_backend_optimization_level": 0})
+        # Apart, for all methods on a base share the first program. It runs once: LLVM's optimisation of its many random
+        # numbers would take three times as long as all the rest of its compilation.
+        self._create = jax.jit(self.agent.create, compiler_options={"xla_backend_optimization_level": 0})
+        self._start = jax.jit(self._new_state)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.update_many = jax.jit(self._update_many, donate_argnums=0)
         self.sample_action = jax.jit(self._sample_action)
@@ -135,11 +139,10 @@ class Learner:
         give no image_size view.
         """
         augment.check(self.augmentation, render_size, self.config.image_size)
-        return self._init(jax.random.PRNGKey(seed), value_critic or {})
+        root, key = jax.random.split(jax.random.PRNGKey(seed))
+        return self._start(root, self._create(key), value_critic or {})
 
-    def _new_state(self, key: jax.Array, value_critic: Params) -> LearnerState:
-        root, key = jax.random.split(key)
-        params = self.agent.create(key)
+    def _new_state(self, root: jax.Array, params: Params, value_critic: Params) -> LearnerState:
         moved = {
             "critic": pick(params, self.agent.critic_parts),
             "actor": pick(params, ACTOR),
@@ -282,9 +285,9 @@ class Learner:
     def _td_target(self, state: LearnerState, batch: Batch, next_view: jax.Array, noise: jax.Array) -> jax.Array:
         """y [B] from one view of o'. EMA copies value it; what has none (a masker) is online."""
         params, agent = state.params, self.agent
-        following = agent.policy(params, agent.features(params, next_view), noise, batch.action)
-        copies = params | state.target
-        next_q1, next_q2 = agent.values(copies, agent.features(copies, next_view), following.action)
+        seen, copies = agent.masked(params, next_view), params | state.target
+        following = agent.policy(params, agent.convolved(params, seen), noise, batch.action)
+        next_q1, next_q2 = agent.values(copies, agent.convolved(copies, seen), following.action)
         return sac.td_target(
             batch.reward,
             batch.not_done,
@@ -296,8 +299,9 @@ class Learner:
         )
 
     def auxiliary_step(self, state: LearnerState, batch: Batch, views: Views) -> tuple[LearnerState, Metrics]:
-        scene = Scene(self.agent, state.params, state.target, batch, views)
-        moved = pick(state.params, (*ENCODER, *self.agent.model_heads))
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.updates), 3)  # 0 to 2 are those of ``draw``
+        scene = Scene(self.agent, state.params, state.target, batch, views, self.config, state.updates, key)
+        moved = pick(state.params, self._auxiliary_parts)
         gradient, metrics = jax.grad(partial(self.base.auxiliary.loss, scene=scene), has_aux=True)(moved)
         for name, parts in self._moved.items():
             after, opt = self._apply(state, name, pick(gradient, parts), pick(state.params, parts))

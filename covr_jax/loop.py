@@ -23,6 +23,7 @@ from covr_jax.methods import METHODS
 from covr_jax.priors.labels import Answered, HeldLabels
 from covr_jax.priors.pipeline import PriorPipeline
 from covr_jax.priors.source import GradedPrior, PriorSource, PriorUnavailable, TunablePrior
+from covr_jax.replay import samplers
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
@@ -83,13 +84,13 @@ class Trainer:
         if self.learner.needs_value_critic and value_critic is None:
             raise ValueError(f"method {config.learner.method} needs a value critic")
         self.state = self.learner.init(config.run.seed, size, value_critic)
-        base = self.learner.base
+        base, discount = self.learner.base, config.learner.discount
         self.replay = ReplayBuffer(
             config.replay.capacity,
             (size, size, 3),
             self._action_dim,
             stack,
-            sampler=base.sampler(config.replay),
+            sampler=samplers.choose(base.sampler, config.replay, discount),
             remembers=base.sight.remembers,
             sequences=(config.learner.sequence_batch_size, base.sequence) if base.sequence else None,
             storage=config.replay.storage,

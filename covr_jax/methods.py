@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,10 @@ from covr_jax.augment import Views
 from covr_jax.auxiliary import Auxiliary
 from covr_jax.auxiliary.curl import CURL
 from covr_jax.auxiliary.deepmdp import DEEPMDP
+from covr_jax.auxiliary.mlr import MLR, OBSERVATIONS
+from covr_jax.auxiliary.playvirtual import PLAYVIRTUAL, VIRTUAL
 from covr_jax.auxiliary.spr import SPR, STEPS
+from covr_jax.auxiliary.taco import STEPS_AHEAD, TACO
 from covr_jax.config import LearnerConfig
 from covr_jax.losses import guidance, vpg
 from covr_jax.networks import ChangeConvStack, Networks
@@ -147,6 +151,20 @@ BASES: dict[str, Base] = {
     ),
     "curl": Base(augmentations=("crop",), auxiliary=CURL, views=views.with_positive),
     "spr": Base(augmentations=("crop",), auxiliary=SPR, views=views.ahead, sequence=STEPS + 1),
+    "playvirtual": Base(
+        augmentations=("crop",),
+        auxiliary=PLAYVIRTUAL,
+        views=partial(views.and_back, again=VIRTUAL),
+        sequence=STEPS + 1,
+    ),
+    "mlr": Base(augmentations=("crop",), auxiliary=MLR, views=views.masked, sequence=OBSERVATIONS),
+    "taco": Base(
+        augmentations=("shift",),
+        auxiliary=TACO,
+        views=views.first_and_last,
+        networks=Networks(tanh=True, tokens=True),
+        sequence=STEPS_AHEAD + 1,
+    ),
     "per": Base(augmentations=("none", "translate", "crop"), sampler=Prioritised),
     "ere": Base(augmentations=("none", "translate", "crop"), sampler=Recent),
     "resact": Base(

@@ -120,7 +120,7 @@ class Masker(nn.Module):
             init = torch_uniform(9 * x.shape[-1])
             kernel = self.param(f"kernel_{i}", init, (3, 3, x.shape[-1], filters))
             bias = self.param(f"bias_{i}", init, (filters,))
-            x = conv.convolve(jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), kernel, 1) + bias
+            x = conv.convolve_same(x, kernel) + bias
             x = nn.relu(x) if i < 2 else nn.sigmoid(x)
         masked = frames * x.reshape(*frames.shape[:4], 1)
         return masked.transpose(0, 2, 3, 1, 4).reshape(pixels.shape)
@@ -165,7 +165,7 @@ class Actor(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Latent [N,F] and action [N,A] -> two values [N]."""
+    """Latent [N,F] and action [N,A] (or its token) -> two values [N]."""
 
     hidden: int
 
@@ -195,6 +195,17 @@ class ModelHead(nn.Module):
         return nn.Dense(self.width, kernel_init=second, bias_init=second, name="linear_1")(x)
 
 
+class ActionTokens(nn.Module):
+    """TACO: actions [...,A] -> tokens [...,u], u = int(1.25 A) + 1; linear, tanh, linear."""
+
+    hidden: int = 64
+
+    @nn.compact
+    def __call__(self, action: jax.Array) -> jax.Array:
+        width = int(1.25 * action.shape[-1]) + 1
+        return _dense(width, "linear_1")(jnp.tanh(_dense(self.hidden, "linear_0")(action)))
+
+
 @dataclass(frozen=True)
 class Networks:
     """Which layers an agent is made of."""
@@ -203,6 +214,7 @@ class Networks:
     tanh: bool = False  # after the encoder's LayerNorm
     residual: bool = False  # the policy changes the previous action
     masker: bool = False  # MaDi's, before every convolution; trained by the critic's loss alone
+    tokens: bool = False  # the critic reads TACO's tokens of an action
 
 
 PLAIN = Networks()

@@ -21,6 +21,7 @@ class Sequence(NamedTuple):
 
     frames: Array  # uint8 [C, S+T-1, H, W, 3]: the stack of o_k is [:, k:k+S]
     action: Array  # float32 [C, T-1, A], executed at o_0 to o_(T-2)
+    reward: Array  # float32 [C, T-1], that followed
 
 
 class Batch(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from covr_jax import augment, methods, schedule
 from covr_jax.config import Config
+from covr_jax.replay.samplers import Uniform
 from experiments.configuration_values import AUTO, coerce, field_types
 
 PRESETS = Path(__file__).parent / "presets"
@@ -21,7 +22,9 @@ LATER = (
     "env.carla.",
     "env.driving.",
     "learner.alpha_zero_after",
+    "learner.cycle_warmup",
     "learner.guidance.phase",
+    "learner.mask_block",
     "learner.sequence_batch_size",
     "learner.ver.",
     "learner.vpg.",
@@ -32,6 +35,7 @@ LATER = (
     "replay.ere_",
     "replay.per_",
     "replay.storage",
+    "replay.top_share",
     "rounds.eddf.filter",
     "rounds.eddf.keep_top",
     "rounds.eddf.percentile",
@@ -220,6 +224,8 @@ def _check_together(config: Config) -> None:
         raise ValueError(
             f"learner.augmentation={learner.augmentation!r}: base {learner.base} allows {', '.join(allowed)}"
         )
+    if config.replay.top_share and methods.BASES[learner.base].sampler is not Uniform:
+        raise ValueError(f"replay.top_share={config.replay.top_share}: base {learner.base} has a sampler of its own")
     if learner.augmentation is not None and learner.image_size is not None:
         augment.check(learner.augmentation, env.render_size, learner.image_size)
     if config.run.behaviour != "policy" and not methods.METHODS[learner.method].asks_prior:

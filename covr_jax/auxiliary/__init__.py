@@ -26,6 +26,9 @@ class Scene(NamedTuple):
     target: Params  # EMA copies: the critic's, and the heads in ``Auxiliary.averaged``
     batch: Batch
     views: Views
+    config: LearnerConfig
+    updates: jax.Array  # int32 [], done before this one
+    key: jax.Array  # of this update, for draws that are no views
 
 
 class Mover(NamedTuple):

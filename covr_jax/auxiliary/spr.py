@@ -21,18 +21,27 @@ from covr_jax.types import Metrics, Params
 STEPS = 6  # K
 HIDDEN = 100
 ENCODER_RATE = 2.0  # of learner.encoder_lr, as in the DeepMind Control port
-_SMALLEST_NORM = 1e-12
+_SMALLEST_NORM = 1e-3  # shorter vectors are not stretched to unit length, as in the authors' code
 
 
 class Projection(nn.Module):
-    """Latent [N,F] -> [N,F]: linear, ReLU, linear; torch's init."""
+    """Latent [...,F] -> [...,F]: linear, ReLU, linear.
+
+    Starts as torch's layers do, or with weights N(0, ``spread``^2) and no bias.
+    """
+
+    spread: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        def dense(inputs: int, outputs: int, name: str) -> nn.Module:
+            if self.spread is not None:
+                return nn.Dense(outputs, kernel_init=nn.initializers.normal(self.spread), name=name)
+            init = torch_uniform(inputs)
+            return nn.Dense(outputs, kernel_init=init, bias_init=init, name=name)
+
         width = x.shape[-1]
-        first, second = torch_uniform(width), torch_uniform(HIDDEN)
-        x = nn.relu(nn.Dense(HIDDEN, kernel_init=first, bias_init=first, name="linear_0")(x))
-        return nn.Dense(width, kernel_init=second, bias_init=second, name="linear_1")(x)
+        return dense(HIDDEN, width, "linear_1")(nn.relu(dense(width, HIDDEN, "linear_0")(x)))
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -45,7 +54,7 @@ def prediction_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum((_unit(predicted) - _unit(jax.lax.stop_gradient(target))) ** 2, axis=-1))
 
 
-def _heads(config: LearnerConfig) -> dict[str, HeadSpec]:
+def heads(config: LearnerConfig) -> dict[str, HeadSpec]:
     return {
         "forward_model": HeadSpec(ModelHead(config.feature_dim, config.model_hidden_dim)),
         "projection": HeadSpec(Projection(), ("latent",)),
@@ -53,18 +62,36 @@ def _heads(config: LearnerConfig) -> dict[str, HeadSpec]:
     }
 
 
-def _loss(moved: Params, scene: Scene) -> tuple[jax.Array, Metrics]:
-    agent, views = scene.agent, scene.views
-    steps, count = views.later.shape[:2]
+def targets(scene: Scene, views: jax.Array) -> jax.Array:
+    """g'(f'(o)) of views [N,C,v,v,3S]: [N,C,F]."""
     copies = scene.params | scene.target
-    latents = agent.encode(copies, views.later.reshape(steps * count, *views.later.shape[2:]))
-    targets = agent.predict(copies, "projection", latents)
+    latents = scene.agent.encode(copies, views.reshape(-1, *views.shape[2:]))
+    return scene.agent.predict(copies, "projection", latents).reshape(*views.shape[:2], -1)
 
-    latent, predicted = agent.encode(moved, views.start), []
-    for k in range(steps):
-        latent = agent.predict(moved, "forward_model", latent, scene.batch.sequence.action[:, k])
-        predicted.append(agent.predict(moved, "prediction", agent.predict(moved, "projection", latent)))
-    value = prediction_loss(jnp.concatenate(predicted), targets)
+
+def guess(moved: Params, scene: Scene, latent: jax.Array) -> jax.Array:
+    """q(g(z)), [...,F] of latents [...,F]."""
+    return scene.agent.predict(moved, "prediction", scene.agent.predict(moved, "projection", latent))
+
+
+def roll(moved: Params, scene: Scene, model: str, latent: jax.Array, actions: jax.Array) -> jax.Array:
+    """Latents [K,...,F] after each of the actions [K,...,A], one after the other through ``model``."""
+
+    def step(z: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = scene.agent.predict(moved, model, z, action)
+        return z, z
+
+    return jax.lax.scan(step, latent, actions)[1]
+
+
+def forward_loss(moved: Params, scene: Scene, latent: jax.Array) -> jax.Array:
+    """The mean over K steps from the latents [C,F] of the first observations, along the actions that were taken."""
+    ahead = roll(moved, scene, "forward_model", latent, jnp.moveaxis(scene.batch.sequence.action, 1, 0))
+    return prediction_loss(guess(moved, scene, ahead), targets(scene, scene.views.later))
+
+
+def _loss(moved: Params, scene: Scene) -> tuple[jax.Array, Metrics]:
+    value = forward_loss(moved, scene, scene.agent.encode(moved, scene.views.start))
     return value, {"prediction_loss": value}
 
 
@@ -75,4 +102,4 @@ def _movers(config: LearnerConfig, heads: tuple[str, ...]) -> dict[str, Mover]:
     }
 
 
-SPR = Auxiliary(_heads, _loss, ("prediction_loss",), _movers, averaged=("projection",))
+SPR = Auxiliary(heads, _loss, ("prediction_loss",), _movers, averaged=("projection",))

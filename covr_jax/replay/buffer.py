@@ -130,6 +130,8 @@ class ReplayBuffer:
         self._sampler.added(slot)
         self._append(next_frame, self._episode[slot])
         self._open = not last
+        if last:
+            self._close(int(self._episode[slot]))
         return transition
 
     def label(
@@ -196,6 +198,11 @@ class ReplayBuffer:
         before = np.where(came[..., None], self._actions[(ids - 1) % self._slots], np.float32(0))
         return batch._replace(previous_action=before, previous_ok=came.astype(np.float32))
 
+    def _close(self, start: int) -> None:
+        """Tells the sampler of the episode that began with that id and has just ended."""
+        slots = np.arange(max(start, self._first), self._next - 1) % self._slots
+        self._sampler.closed(slots, self._rewards[slots])
+
     def feed_back(self, td_errors: np.ndarray) -> None:
         """Hands the sampler the TD errors float [K, B] of the last K batches, in their order."""
         self._sampler.feed_back(self, td_errors)
@@ -232,7 +239,7 @@ class ReplayBuffer:
     def _sequence(self, starts: np.ndarray) -> Sequence:
         window = np.maximum(starts[..., None] + self._run, self._episode[starts % self._slots][..., None])
         acted = (starts[..., None] + np.arange(self._sequences[1] - 1)) % self._slots
-        return Sequence(self._frames.batch(window % self._slots), self._actions[acted])
+        return Sequence(self._frames.batch(window % self._slots), self._actions[acted], self._rewards[acted])
 
     def transition_ids(self, slots: np.ndarray) -> np.ndarray:
         """Ids of the frames that slots int [N] hold now."""

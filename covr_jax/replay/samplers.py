@@ -1,4 +1,4 @@
-"""Which transitions of the replay a batch holds: any (uniform), those with large errors (PER), or recent ones (ERE).
+"""Which transitions of the replay a batch holds: any (uniform), those with large errors (PER), recent or best ones.
 
 A sampler is told of slots that come and go and hands out ids; the replay builds the batches. Draws are a function of
 the replay, the sampler's state and the generator.
@@ -6,10 +6,12 @@ the replay, the sampler's state and the generator.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covr_jax import returns
 from covr_jax.config import ReplayConfig
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ class Sampler:
 
     def dropped(self, slot: int) -> None:
         """What that slot holds can no longer be sampled."""
+
+    def closed(self, slots: np.ndarray, rewards: np.ndarray) -> None:
+        """An episode has ended: the slots and rewards [T] of its transitions that can be sampled, in their order."""
 
     def draw(
         self, replay: ReplayBuffer, size: int, rng: np.random.Generator, progress: float
@@ -132,3 +137,47 @@ class Recent(Sampler):
         """c_k for N transitions, k/K and the run's progress, both in [0, 1]."""
         eta = self._eta + (1.0 - self._eta) * progress
         return int(max(transitions * eta ** (1000.0 * share), self._minimum))
+
+
+class Best(Sampler):
+    """COVR's M10 and M11, without a VLM: a share p of a batch from the best steps, the rest from all (C22, C23).
+
+    The best are the share p of the steps with the highest discounted return-to-go, among those whose episode has ended;
+    before one has, everything is drawn from.
+    """
+
+    def __init__(self, share: float, discount: float):
+        self._share, self._discount = share, discount
+
+    def attach(self, slots: int) -> None:
+        self._returns = np.full(slots, -np.inf)  # minus infinity: not to be drawn, or not known yet
+
+    def dropped(self, slot: int) -> None:
+        self._returns[slot] = -np.inf
+
+    def closed(self, slots: np.ndarray, rewards: np.ndarray) -> None:
+        self._returns[slots] = returns.to_go(rewards, self._discount)
+
+    def draw(
+        self, replay: ReplayBuffer, size: int, rng: np.random.Generator, progress: float
+    ) -> tuple[np.ndarray, None]:
+        known = np.flatnonzero(np.isfinite(self._returns))
+        if not len(known):
+            return replay.uniform(size, rng), None
+        best = round(self._share * size)
+        count = math.ceil(self._share * len(known))
+        top = known[np.argpartition(-self._returns[known], count - 1)[:count]]
+        ids = replay.transition_ids(rng.choice(top, best))
+        return np.concatenate([ids, replay.uniform(size - best, rng)]), None
+
+    def state(self, used: int) -> dict[str, Any]:
+        known = np.isfinite(self._returns[:used])
+        return {"known": known, "returns": np.where(known, self._returns[:used], 0.0)}
+
+    def restore(self, state: dict[str, Any], used: int) -> None:
+        self._returns[:used] = np.where(state["known"], state["returns"], -np.inf)
+
+
+def choose(kind: type[Sampler], config: ReplayConfig, discount: float) -> Sampler:
+    """The base's own sampler, or with ``top_share`` that of the best steps by ``discount``ed return."""
+    return Best(config.top_share, discount) if config.top_share else kind(config)

@@ -61,7 +61,8 @@ def random_batch(config: Config) -> Batch:
     if base.sequence:
         runs = config.learner.sequence_batch_size
         actions = rng.uniform(-1, 1, (runs, base.sequence - 1, ACTION_DIM)).astype(np.float32)
-        batch = batch._replace(sequence=Sequence(frames(runs, stack + base.sequence - 1), actions))
+        rewards = rng.uniform(0, 8, actions.shape[:-1]).astype(np.float32)
+        batch = batch._replace(sequence=Sequence(frames(runs, stack + base.sequence - 1), actions, rewards))
     return batch
 
 
@@ -77,7 +78,7 @@ def jax_case(config: Config, batch: Batch) -> tuple[Callable[[], None], dict[str
     learner = Learner(config.learner, ACTION_DIM, config.env.frame_stack)
     critic = learner.init(1, config.env.render_size).target if learner.needs_value_critic else None
     state = learner.init(0, config.env.render_size, critic)
-    with mock.patch.object(conv, "on_cpu", conv.plain):  # whose work XLA can count
+    with mock.patch.multiple(conv, on_cpu=conv.plain, same_on_cpu=conv.plain_same):  # whose work XLA can count
         cost = jax.jit(learner.step).lower(state, batch, *learner.draw(state, batch)).cost_analysis() or {}
     batches = jax.tree.map(lambda array: jnp.stack([array] * _UPDATES.value), batch)
 

@@ -56,7 +56,7 @@ def fill(task: Callable, rng: np.random.Generator, shape: tuple[int, ...], side:
         runs = (*shape[:-1], shape[-1] // 4)
         shown = pictures(rng.integers(0, 4, (*runs, base.sequence)), side)
         steps = rng.uniform(-1, 1, (*runs, base.sequence - 1, 1)).astype(np.float32)
-        batch = batch._replace(sequence=Sequence(shown, steps))
+        batch = batch._replace(sequence=Sequence(shown, steps, np.zeros(steps.shape[:-1], np.float32)))
     return batch
 
 

@@ -52,6 +52,24 @@ def test_cpu_route_equals_lax_forward_and_in_both_gradients(size):
         _assert_close(got, want)
 
 
+def test_edges_of_zeros_equal_lax_forward_and_in_both_gradients():
+    rng = np.random.default_rng(0)
+    for channels, filters, kernel in ((3, 8, 3), (8, 1, 5)):
+        x = rng.normal(size=(3, 11, 11, channels)).astype(np.float32)
+        w = rng.normal(size=(kernel, kernel, channels, filters)).astype(np.float32)
+        dy = rng.normal(size=(3, 11, 11, filters)).astype(np.float32)
+        got, want = (jax.vjp(route, x, w) for route in (conv.same_on_cpu, conv.plain_same))
+        for a, b in zip((got[0], *got[1](dy)), (want[0], *want[1](dy)), strict=True):
+            assert a.shape == b.shape
+            _assert_close(a, b)
+
+
+def test_edges_of_zeros_by_hand():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    right = jnp.zeros((3, 3, 1, 1)).at[1, 2].set(2.0)  # twice the right neighbour
+    np.testing.assert_array_equal(conv.same_on_cpu(x, right)[0, :, :, 0], [[2, 4, 0], [8, 10, 0], [14, 16, 0]])
+
+
 def test_forward_by_hand():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     corner = jnp.zeros((2, 2, 1, 1)).at[0, 1].set(2.0).at[1, 0].set(1.0)  # 2 * right neighbour + 1 * below
@@ -77,3 +95,9 @@ def test_route_follows_the_backend(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
         conv.convolve(x, w, 1)
     assert taken == ["cpu", "plain", "plain"]
+    monkeypatch.setattr(conv, "same_on_cpu", lambda *_: taken.append("same cpu"))
+    monkeypatch.setattr(conv, "plain_same", lambda *_: taken.append("plain same"))
+    for backend in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda name=backend: name)
+        conv.convolve_same(x, w)
+    assert taken[3:] == ["same cpu", "plain same", "plain same"]

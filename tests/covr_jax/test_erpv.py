@@ -5,6 +5,8 @@ Ledger rows held here (docs/fidelity.md): E9, E15, E17.
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +29,10 @@ def learner_and_state(seed: int = 0, **changes):
     return learner, learner.init(seed, SIZE, critic)
 
 
-def after_actor_step(batch_seed: int = 1, **changes):
+@cache
+def after_actor_step(**changes):
     learner, state = learner_and_state(**changes)
-    batch = tiny.batch(BASE, batch_seed)
+    batch = tiny.batch(BASE, 1)
     views, noise = learner.draw(state, batch)
     return learner, state, jax.jit(learner.actor_step)(state, batch, views, noise), (batch, views, noise)
 
@@ -74,7 +77,8 @@ def test_each_term_can_be_taken_away():
 
 @pytest.mark.parametrize("gate", ["value_critic", "online_critic", "ones"])
 def test_whose_value_the_gate_compares(gate):
-    learner, state, after, (batch, views, noise) = after_actor_step(vpg=VpgConfig(gate=gate))
+    choice = {} if gate == "value_critic" else {"vpg": VpgConfig(gate=gate)}
+    learner, state, after, (batch, views, noise) = after_actor_step(**choice)
     agent, params = learner.agent, state.params
     assert learner.needs_value_critic == (gate == "value_critic")
     features = agent.features(params, views.o)
@@ -97,16 +101,16 @@ def test_calibration_takes_the_value_critics_bias_away():
 
 
 DISTANCES = {
-    "real": VerConfig(),
-    "predicted": VerConfig(next="predicted"),  # M8
-    "action": VerConfig(distance="action"),  # M4
-    "policy": VerConfig(other="policy"),  # M5
+    "real": {},
+    "predicted": {"ver": VerConfig(next="predicted")},  # M8
+    "action": {"ver": VerConfig(distance="action")},  # M4
+    "policy": {"ver": VerConfig(other="policy")},  # M5
 }
 
 
 @pytest.mark.parametrize("case", DISTANCES)
 def test_what_the_temperature_term_compares(case):
-    learner, state, after, (batch, views, noise) = after_actor_step(ver=DISTANCES[case])
+    learner, state, after, (batch, views, noise) = after_actor_step(**DISTANCES[case])
     agent, params = learner.agent, state.params
     features = agent.features(params, views.o)
     latent = agent.latent(params["critic_head"], features)

@@ -15,7 +15,7 @@ from tests.covr_jax import probe_envs, tiny
 from tests.covr_jax.probe_envs import BOTTOM, LEFT, RIGHT, TOP
 
 DISCOUNT, BATCH, FUSED = 0.5, 32, 50
-RENDER = dict.fromkeys(BASES, 12) | dict.fromkeys(("rad", "curl", "spr"), 14) | {"resact": 10}
+RENDER = dict.fromkeys(BASES, 12) | dict.fromkeys(tiny.CROPPED, 14) | {"resact": 10}
 SLOW = [base for base in BASES if base not in tiny.BASES]
 
 
@@ -101,7 +101,9 @@ def test_two_step_credit(learner):
     assert answer.value(TOP, 0.0) == pytest.approx(1.0, abs=0.15)
     assert answer.value(LEFT, 0.8) == pytest.approx(DISCOUNT, abs=0.15)
     assert answer.value(LEFT, -0.8) == pytest.approx(-DISCOUNT, abs=0.15)
-    assert answer.action(LEFT) > 0.3
+    # Every positive action is a best one: beyond the step in its value nothing pulls on the policy any more.
+    action = answer.action(LEFT)
+    assert action > 0.05 and answer.value(LEFT, action) == pytest.approx(DISCOUNT, abs=0.15)
 
 
 @pytest.mark.slow

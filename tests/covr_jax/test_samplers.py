@@ -1,4 +1,8 @@
-"""What the replay hands out: by TD error, from the recent past, with the decision before, in sequences."""
+"""What the replay hands out: by TD error, from the recent past, the best steps (M10, M11), with the decision before,
+in sequences.
+
+Ledger rows held here (docs/fidelity.md): C22, C23.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,16 @@ from covr_jax import loop
 from covr_jax.config import ReplayConfig
 from covr_jax.methods import BASES
 from covr_jax.replay import ReplayBuffer
-from covr_jax.replay.samplers import Prioritised, Recent
+from covr_jax.replay.samplers import Best, Prioritised, Recent
 from tests.covr_jax.runs import Records, change, same
 from tests.covr_jax.test_replay import SHAPE, A, numbers, picture
 
 CONFIG = ReplayConfig(ere_minimum=5)
 
 
-def filled(lengths: list[int], capacity: int = 1000, running: bool = False, **choices) -> ReplayBuffer:
+def filled(
+    lengths: list[int], capacity: int = 1000, running: bool = False, rewards: dict[int, float] | None = None, **choices
+) -> ReplayBuffer:
     """Episodes of these lengths; frames and actions tell their id. ``running``: the last one goes on."""
     buffer, number = ReplayBuffer(capacity, SHAPE, A, 3, **choices), 0
     for episode, length in enumerate(lengths):
@@ -26,7 +32,8 @@ def filled(lengths: list[int], capacity: int = 1000, running: bool = False, **ch
         for t in range(length):
             number += 1
             last = t == length - 1 and not (running and episode == len(lengths) - 1)
-            buffer.add(np.array([number - 1, 1 - number], np.float32), 0.0, 1.0, picture(number), last)
+            reward = (rewards or {}).get(number - 1, 0.0)
+            buffer.add(np.array([number - 1, 1 - number], np.float32), reward, 1.0, picture(number), last)
         number += 1
     return buffer
 
@@ -174,6 +181,41 @@ def test_what_was_seen_holds_the_decision_before():
     assert all(each.before is None for each in filled([3]).observations(np.array([0, 1])))
 
 
+REWARDS = {0: 0.0, 1: 0.0, 2: 8.0, 4: 1.0, 5: 1.0, 6: 1.0, 8: 100.0, 9: 100.0}  # ids 3 and 7: frames without an action
+RETURNS = {0: 2.0, 1: 4.0, 2: 8.0, 4: 1.75, 5: 1.5, 6: 1.0}  # with discount 1/2; the last episode goes on
+
+
+def test_a_share_of_each_batch_comes_from_the_best_steps():
+    buffer = filled([3, 3, 2], running=True, rewards=REWARDS, sampler=Best(0.5, 0.5))
+    ids = ids_of(buffer.sample(100_000, rng()))
+    best, rest = ids[:50_000], ids[50_000:]
+    assert set(best.tolist()) == set(sorted(RETURNS, key=RETURNS.get)[-3:]) == {0, 1, 2}
+    assert set(rest.tolist()) == set(REWARDS)  # the running episode's steps too
+    for part in (best, rest):
+        shares = np.unique(part, return_counts=True)[1] / len(part)
+        np.testing.assert_allclose(shares, 1 / len(shares), atol=0.01)
+    batch = filled([3, 3], rewards=REWARDS, sampler=Best(0.2, 0.5)).sample(10, rng())
+    assert set(ids_of(batch)[:2].tolist()) <= {1, 2} and batch.weight is None  # two of six
+
+
+def test_before_an_episode_has_ended_all_steps_are_drawn_from():
+    buffer = filled([4], running=True, rewards={3: 9.0}, sampler=Best(0.8, 0.9))
+    assert set(ids_of(buffer.sample(200, rng())).tolist()) == {0, 1, 2, 3}
+
+
+def test_best_steps_that_were_overwritten_are_no_longer_drawn():
+    buffer = filled([3, 3, 3], capacity=5, rewards={0: 50.0, 4: 1.0, 9: 2.0}, sampler=Best(0.5, 0.5))
+    ids = ids_of(buffer.sample(500, rng()))
+    assert set(ids.tolist()) == {6, 8, 9, 10} and set(ids[:250].tolist()) == {8, 9}
+
+
+def test_the_best_steps_are_the_same_after_a_restart():
+    buffer = filled([3, 3, 2], running=True, rewards=REWARDS, sampler=Best(0.5, 0.5))
+    other = ReplayBuffer(1000, SHAPE, A, 3, sampler=Best(0.5, 0.5))
+    other.restore(buffer.state(), [(0, buffer.frames(np.asarray(buffer.held)))])
+    assert same(buffer.sample(50, rng(1)), other.sample(50, rng(1)))
+
+
 @pytest.mark.parametrize("capacity", [1000, 20])
 def test_sequences_stay_within_an_episode(capacity):
     lengths = [3, 9, 2, 7, 12]
@@ -264,3 +306,22 @@ def test_the_loop_feeds_errors_back_before_the_next_draw_and_before_a_checkpoint
     known = {round((picture + 1e-5) ** 0.6, 6) for picture in range(12)}
     assert all(round(m, 6) in known | {0.0, 1.0} for m in mass) and (mass[pictures == 12] == 0).all()
     assert (mass > 1).sum() > 15
+
+
+def test_a_whole_run_trains_on_the_best_steps(monkeypatch):
+    """M11 of COVR's Table 5: rewards are all 1, so that the best half are the first six decisions of the episodes."""
+    batches = []
+
+    class Learner(_Learner):
+        def update(self, state, batch):
+            batches.append(batch.frames[:, -2, 0, 0, 0])
+            return state, {"critic_loss": 0.0, "entropy": 0.0}
+
+    monkeypatch.setattr(loop, "Learner", Learner)
+    run = {"steps": 8 * 60, "random_decisions": 12}
+    config = change(learner={"batch_size": 32}, replay={"top_share": 0.5}, run=run)
+    with loop.Trainer(config, _Env(), [_Env()], Records()) as trainer:
+        trainer.run()
+    assert len(batches) == 48
+    best, rest = np.stack(batches)[:, :16], np.stack(batches)[:, 16:]
+    assert set(best.ravel().tolist()) == set(range(6)) and set(rest.ravel().tolist()) == set(range(12))

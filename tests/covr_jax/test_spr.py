@@ -14,8 +14,7 @@ from tests.covr_jax.test_learner import changed
 
 torch = pytest.importorskip("torch")
 
-from tests.covr_jax.test_torch_parity import moments, relative  # noqa: E402
-from tests.covr_jax.torch_twin import TorchTwin  # noqa: E402
+from tests.covr_jax.torch_heads import Twin, mlp, model_head  # noqa: E402
 
 
 def test_loss_is_two_minus_two_cosines():
@@ -53,50 +52,15 @@ def test_loss_and_gradients_are_torchs():
     heads = {"forward_model", "projection", "prediction"}
     assert changed(state.params, after.params) == {"conv", "critic_head"} | heads
 
-    twin = TorchTwin(learner.config, tiny.ACTION_DIM, tiny.STACK)
-    twin.load(state.params, state.target, {})
-    leaves = {name: _tensors(state.params[name]) for name in heads}
-
-    def mlp(p, x):
-        return torch.relu(x @ p["linear_0.kernel"] + p["linear_0.bias"]) @ p["linear_1.kernel"] + p["linear_1.bias"]
-
-    def forward_model(p, z, a):
-        x = torch.cat([z, a], -1) @ p["linear_0.kernel"] + p["linear_0.bias"]
-        x = torch.relu(torch.layer_norm(x, x.shape[-1:], p["norm.scale"], p["norm.bias"]))
-        return x @ p["linear_1.kernel"] + p["linear_1.bias"]
-
-    with torch.no_grad():
-        copy = _tensors(state.target["projection"])
-        targets = [
-            mlp(copy, twin.target["critic_head"](twin.target["conv"](twin.pixels(view)))) for view in seen.later
-        ]
-    z, loss = twin.critic_head(twin.conv(twin.pixels(seen.start))), 0.0
-    for k, target in enumerate(targets):
-        z = forward_model(leaves["forward_model"], z, torch.tensor(batch.sequence.action[:, k]))
-        p = mlp(leaves["prediction"], mlp(leaves["projection"], z))
-        loss = loss + (2 - 2 * torch.cosine_similarity(p, target)).mean() / len(targets)
+    twin = Twin(learner, state, heads)
+    z, loss = twin.encode(seen.start), 0.0
+    for k, view in enumerate(seen.later):
+        z = model_head(twin.heads["forward_model"], z, torch.tensor(batch.sequence.action[:, k]))
+        p = mlp(twin.heads["prediction"], mlp(twin.heads["projection"], z))
+        loss = loss + (2 - 2 * torch.cosine_similarity(p, twin.target(view))).mean() / len(seen.later)
     loss.backward()
     assert float(metrics["prediction_loss"]) == pytest.approx(float(loss.detach()), rel=1e-4)
-
-    encoder = jax.tree.map(lambda m: m / 0.1, moments(after.opt["encoder"]))
-    assert set(encoder) == {"conv", "critic_head"}
-    for layer, node in twin.layers(encoder, twin):
-        for want, parameter in zip(twin.to_torch(layer, node), (layer.weight, layer.bias), strict=True):
-            assert relative(parameter.grad, want) < 1e-3
-    decoder = moments(after.opt["decoder"])
-    assert set(decoder) == heads
-    for name in heads:
-        for key, leaf in leaves[name].items():
-            layer, part = key.split(".")
-            assert relative(leaf.grad, np.asarray(decoder[name][layer][part]) / 0.1) < 1e-3, (name, key)
-
-
-def _tensors(tree):
-    return {
-        f"{layer}.{part}": torch.tensor(np.array(leaf), requires_grad=True)
-        for layer, node in tree.items()
-        for part, leaf in node.items()
-    }
+    twin.assert_gradients(after.opt, {"encoder": {"conv", "critic_head"}, "decoder": heads})
 
 
 def test_the_projections_copy_follows_as_the_encoders():

@@ -11,8 +11,9 @@ from covr_jax.config import LearnerConfig
 from covr_jax.learner import Learner
 from covr_jax.types import Batch, Sequence
 
-BASES = ("sac", "rad", "deepmdp")  # of the tests that run over every kind of update
-RENDER = dict.fromkeys(methods.BASES, 20) | dict.fromkeys(("rad", "curl", "spr"), 24) | {"resact": 16}
+BASES = ("rad", "deepmdp")  # of the tests that run over every kind of update; SAC's is RAD's without its views
+CROPPED = ("rad", "curl", "spr", "playvirtual", "mlr")
+RENDER = dict.fromkeys(methods.BASES, 20) | dict.fromkeys(CROPPED, 24) | {"resact": 16}
 AUGMENTATION = {"sac": "none", "rad": "crop", "deepmdp": "none"}  # others: the base's first
 ACTION_DIM, STACK = 2, 3
 
@@ -62,6 +63,7 @@ def batch(base: str, seed: int, size: int = 16, leading: tuple[int, ...] = ()) -
             sequence=Sequence(
                 rng.integers(0, 256, (*runs, STACK + row.sequence - 1, side, side, 3), dtype=np.uint8),
                 rng.uniform(-1, 1, (*runs, row.sequence - 1, ACTION_DIM)).astype(np.float32),
+                rng.normal(size=(*runs, row.sequence - 1)).astype(np.float32),
             )
         )
     return batch

@@ -1,8 +1,8 @@
 """A plain PyTorch agent that does what ``covr_jax.learner`` does, written from the methods' descriptions alone.
 
 SAC from pixels (no augmentation of its own: views come in), RAD (the same on augmented views), DeepMDP, DrQ, SVEA,
-MaDi, CURL, ResAct and PER, with COVR's guidance term or ERPv's gate and temperature penalty. It shares no code with the
-learner but its configuration, so that both check each other.
+MaDi, CURL, ResAct, PER and TACO's critic, with COVR's guidance term or ERPv's gate and temperature penalty. It shares
+no code with the learner but its configuration, so that both check each other.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Change(nn.Module):
 
 
 VIEW_WEIGHTS = {"drq": (1.0, 1.0), "svea": (0.5, 0.5), "madi": (0.5, 0.5)}
-TANH = ("drq", "svea", "madi")
+TANH = ("drq", "svea", "madi", "taco")
 
 
 class TorchTwin:
@@ -74,7 +74,9 @@ class TorchTwin:
             self.conv = Change(self.conv, copy.deepcopy(self.conv))
         last = [nn.Tanh()] if config.base in TANH else []
         self.critic_head = nn.Sequential(nn.Linear(width, features), nn.LayerNorm(features), *last)
-        self.critic = nn.ModuleDict({name: _mlp(features + action_dim, hidden, 1) for name in ("q1", "q2")})
+        token = int(1.25 * action_dim) + 1 if config.base == "taco" else action_dim
+        self.critic = nn.ModuleDict({name: _mlp(features + token, hidden, 1) for name in ("q1", "q2")})
+        self.tokens = nn.Sequential(nn.Linear(action_dim, 64), nn.Tanh(), nn.Linear(64, token))
         self.actor_head = copy.deepcopy(self.critic_head)
         self.actor = _mlp(features + (action_dim if self.residual else 0), hidden, 2 * action_dim)
         self.masker = nn.Sequential(
@@ -93,7 +95,10 @@ class TorchTwin:
         encoder = [*self.conv.parameters(), *self.critic_head.parameters()]
         adam = torch.optim.Adam
         self.optimisers = {
-            "critic": adam([*encoder, *self.critic.parameters(), *self.masker.parameters()], config.critic_lr),
+            "critic": adam(
+                [*encoder, *self.critic.parameters(), *self.masker.parameters(), *self.tokens.parameters()],
+                config.critic_lr,
+            ),
             "actor": adam([*self.actor_head.parameters(), *self.actor.parameters()], config.actor_lr),
             "alpha": adam([self.log_alpha], config.alpha_lr, betas=(config.alpha_beta1, 0.999)),
             "encoder": adam(encoder, config.encoder_lr),
@@ -142,9 +147,9 @@ class TorchTwin:
         log_prob = log_prob - torch.log(F.relu(1 - action**2) + 1e-6).sum(-1)
         return action, log_prob, torch.tanh(mean)
 
-    @staticmethod
-    def values(head: nn.Module, critic: nn.Module, features: torch.Tensor, action: torch.Tensor):
-        joint = torch.cat([head(features), action], dim=-1)
+    def values(self, head: nn.Module, critic: nn.Module, features: torch.Tensor, action: torch.Tensor):
+        token = self.tokens(action) if self.config.base == "taco" else action
+        joint = torch.cat([head(features), token], dim=-1)
         return critic["q1"](joint)[:, 0], critic["q2"](joint)[:, 0]
 
     # Losses of one batch; nothing is stepped.
@@ -280,6 +285,8 @@ class TorchTwin:
                     pair(stack, [nodes[f"layer_{i}"] for i in range(len(self.config.filters))])
             elif name == "masker":
                 pair(self.masker, [{"kernel": node[f"kernel_{i}"], "bias": node[f"bias_{i}"]} for i in range(3)])
+            elif name == "tokens":
+                pair(self.tokens, [node[f"linear_{i}"] for i in range(2)])
             elif name == "critic":
                 for q in ("q1", "q2"):
                     pair(pick("critic")[q], [node[f"{q}_linear_{i}"] for i in range(3)])
