@@ -8,6 +8,7 @@ base", on the command line and in presets (``none`` is a value of its own for ``
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -173,6 +174,7 @@ RANGES: dict[str, Range] = {
 }
 
 
+@functools.cache
 def field_types(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Dotted path -> annotation of every leaf field, in the order of the dataclasses."""
     paths: dict[str, Any] = {}
