@@ -98,6 +98,7 @@ class LearnerConfig:
     batch_size: int = 128
     sequence_batch_size: int = 128  # runs of consecutive observations, for bases that predict several steps ahead
     updates_per_decision: int = 1
+    devices: int = 1  # of this process, over which each batch is split
     discount: float = 0.99
     critic_lr: float = 1e-3
     actor_lr: float = 1e-3

@@ -110,6 +110,7 @@ RANGES: dict[str, Range] = {
     "learner.batch_size": POSITIVE,
     "learner.sequence_batch_size": POSITIVE,
     "learner.updates_per_decision": POSITIVE,
+    "learner.devices": POSITIVE,
     "learner.discount": SHARE,
     "learner.critic_lr": NON_NEGATIVE,
     "learner.actor_lr": NON_NEGATIVE,
