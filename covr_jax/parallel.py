@@ -33,8 +33,11 @@ def check(devices: int, **sizes: int) -> None:
 
 
 def jit_init(function: Callable, mesh: Mesh | None) -> Callable:
-    """``function`` -> state, on all devices of the mesh."""
-    return jax.jit(function) if mesh is None else jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    """``function`` -> state, on all devices of the mesh, wherever its arguments are."""
+    if mesh is None:
+        return jax.jit(function)
+    compiled = jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return lambda *arguments: compiled(*jax.device_get(arguments))
 
 
 def jit_update(function: Callable, mesh: Mesh | None, batch_axis: int) -> Callable:

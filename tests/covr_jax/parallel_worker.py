@@ -35,10 +35,20 @@ def train(mesh: Mesh | None, place=lambda batch: batch) -> dict[str, np.ndarray]
     return {jax.tree_util.keystr(path): leaf for path, leaf in flat} | losses
 
 
+def take_a_loaded_critic(mesh: Mesh) -> None:
+    """A second critic comes from a file, which puts it on one device."""
+    config = tiny.config("deepmdp", method="erpv")
+    critic = Learner(config, tiny.ACTION_DIM, tiny.STACK).init(1, tiny.RENDER["deepmdp"]).target
+    critic = jax.device_put(critic, jax.local_devices()[0])
+    state = Learner(config, tiny.ACTION_DIM, tiny.STACK, mesh=mesh).init(3, tiny.RENDER["deepmdp"], critic)
+    assert all(len(leaf.devices()) == mesh.size for leaf in jax.tree.leaves(state.value_critic))
+
+
 def main(out: str, port: str = "", process: str = "") -> None:
     if not port:
         np.savez(Path(out) / "one.npz", **train(None))
         np.savez(Path(out) / "two.npz", **train(parallel.local_mesh(2)))
+        take_a_loaded_critic(parallel.local_mesh(2))
         return
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
     mesh = Mesh(np.asarray(jax.devices()), (parallel.AXIS,))
