@@ -116,6 +116,7 @@ class LearnerConfig:
     mask_block: int = 8  # base mlr: consecutive observations, of 16, that one mask hides the same parts of
     cycle_warmup: int = 12_500  # base playvirtual: updates until the cycle counts in full
     updates_per_decision: int = 1
+    devices: int = 1  # of this process, over which each batch is split
     discount: float = 0.99
     critic_lr: float = 1e-3
     actor_lr: float = 1e-3

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from covr_jax import augment
+from covr_jax import augment, parallel
 from covr_jax.agent import ACTOR, CRITIC, ENCODER, Agent, pick
 from covr_jax.augment import Views
 from covr_jax.auxiliary import Scene
@@ -57,11 +58,19 @@ class Learner:
     """Static description of a learner; all that changes lives in ``LearnerState``.
 
     ``graded``: labels say whether they are right (``Batch.prior_reliable``), and metrics tell a gate's precision.
+    ``mesh``: devices over which updates split their batches (``covr_jax.parallel``).
 
     Raises ValueError for an unknown base, method, augmentation or guidance switch, and for an image that is too small.
     """
 
-    def __init__(self, config: LearnerConfig, action_dim: int, frame_stack: int, graded: bool = False) -> None:
+    def __init__(
+        self,
+        config: LearnerConfig,
+        action_dim: int,
+        frame_stack: int,
+        graded: bool = False,
+        mesh: Mesh | None = None,
+    ) -> None:
         self.config = config
         self.action_dim = action_dim
         self.frame_stack = frame_stack
@@ -117,9 +126,9 @@ class Learner:
         # Apart, for all methods on a base share the first program. It runs once: LLVM's optimisation of its many random
         # numbers would take three times as long as all the rest of its compilation.
         self._create = jax.jit(self.agent.create, compiler_options={"xla_backend_optimization_level": 0})
-        self._start = jax.jit(self._new_state)
-        self.update = jax.jit(self._update, donate_argnums=0)
-        self.update_many = jax.jit(self._update_many, donate_argnums=0)
+        self._start = parallel.jit_init(self._new_state, mesh)
+        self.update = parallel.jit_update(self._update, mesh, batch_axis=0)
+        self.update_many = parallel.jit_update(self._update_many, mesh, batch_axis=1)
         self.sample_action = jax.jit(self._sample_action)
         self.mean_action = jax.jit(self._mean_action)
         self.value = jax.jit(self._value)

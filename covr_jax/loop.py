@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from covr_jax import behaviour, compiles, seeds
+from covr_jax import behaviour, compiles, parallel, seeds
 from covr_jax.config import Config
 from covr_jax.covr_rounds import Rounds, Score, run_round
 from covr_jax.envs.stack import FrameStack
@@ -80,7 +80,8 @@ class Trainer:
         self._action_dim = env.action_space.shape[0]
         size, stack = config.env.render_size, config.env.frame_stack
         graded = method.asks_prior and isinstance(prior, GradedPrior)
-        self.learner = Learner(config.learner, self._action_dim, stack, graded)
+        mesh = parallel.local_mesh(config.learner.devices)
+        self.learner = Learner(config.learner, self._action_dim, stack, graded, mesh)
         if self.learner.needs_value_critic and value_critic is None:
             raise ValueError(f"method {config.learner.method} needs a value critic")
         self.state = self.learner.init(config.run.seed, size, value_critic)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from covr_jax import augment, methods, schedule
+from covr_jax import augment, methods, parallel, schedule
 from covr_jax.config import Config
 from covr_jax.replay.samplers import Uniform
 from experiments.configuration_values import AUTO, coerce, field_types
@@ -23,6 +23,7 @@ LATER = (
     "env.driving.",
     "learner.alpha_zero_after",
     "learner.cycle_warmup",
+    "learner.devices",
     "learner.guidance.phase",
     "learner.mask_block",
     "learner.sequence_batch_size",
@@ -228,6 +229,9 @@ def _check_together(config: Config) -> None:
         raise ValueError(f"replay.top_share={config.replay.top_share}: base {learner.base} has a sampler of its own")
     if learner.augmentation is not None and learner.image_size is not None:
         augment.check(learner.augmentation, env.render_size, learner.image_size)
+    parallel.check(learner.devices, batch_size=learner.batch_size)
+    if methods.BASES[learner.base].sequence:
+        parallel.check(learner.devices, sequence_batch_size=learner.sequence_batch_size)
     if config.run.behaviour != "policy" and not methods.METHODS[learner.method].asks_prior:
         asking = ", ".join(name for name, method in methods.METHODS.items() if method.asks_prior)
         raise ValueError(f"run.behaviour={config.run.behaviour} needs a method that asks a prior: {asking}")

@@ -8,6 +8,7 @@ base", on the command line and in presets (``none`` is a value of its own for ``
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -117,6 +118,7 @@ RANGES: dict[str, Range] = {
     "learner.mask_block": POSITIVE,
     "learner.cycle_warmup": POSITIVE,
     "learner.updates_per_decision": POSITIVE,
+    "learner.devices": POSITIVE,
     "learner.discount": SHARE,
     "learner.critic_lr": NON_NEGATIVE,
     "learner.actor_lr": NON_NEGATIVE,
@@ -182,6 +184,7 @@ RANGES: dict[str, Range] = {
 }
 
 
+@functools.cache
 def field_types(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Dotted path -> annotation of every leaf field, in the order of the dataclasses."""
     paths: dict[str, Any] = {}

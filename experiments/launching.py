@@ -13,7 +13,6 @@ from absl import flags
 from experiments.launchers import local, ray, slurm
 from experiments.launchers.outcome import Job, Launcher, Outcome, failures, with_retries
 from experiments.report_page.numbers import duration
-from experiments.trials import Trial
 
 _LAUNCHER = flags.DEFINE_enum("launcher", "local", ["local", "slurm", "ray"], "Where the trials run.")
 _WORKERS = flags.DEFINE_integer("workers", 1, "Trials at a time; on this machine they share out the cores.")
@@ -57,9 +56,8 @@ class Progress:
         sys.stderr.write(f"\r\x1b[K{text}\n" if self._moves else f"{text}\n")
 
 
-def launch(trials: Sequence[Trial], out: Path) -> list[Outcome]:
-    """Runs all trials where the flags say. Raises ValueError, in one line, if that cannot be done."""
-    jobs = [Job(trial.name, trial.command, trial.log, trial.share) for trial in trials]
+def launch(jobs: Sequence[Job], out: Path) -> list[Outcome]:
+    """Runs all jobs where the flags say. Raises ValueError, in one line, if that cannot be done."""
     signal.signal(signal.SIGTERM, _interrupt)
     return with_retries(_launcher(out), jobs, _RETRIES.value, Progress(len(jobs)))
 

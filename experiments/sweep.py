@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         if _DRY_RUN.value:
             print("\n".join(shlex.join(trial.command) for trial in trials))
             return 0
-        outcomes = launch(trials, sweep.out)
+        outcomes = launch([trial.job for trial in trials], sweep.out)
     except (ValueError, OSError) as error:
         fail(str(error))
     return conclude(outcomes, sweep.out, "the same command with --only_missing")

@@ -13,6 +13,7 @@ from pathlib import Path
 from covr_jax.config import Config
 from experiments import configuration
 from experiments.json_lines import number, read_lines
+from experiments.launchers.outcome import Job
 from experiments.run_directory import read_config
 
 
@@ -67,6 +68,10 @@ class Trial:
         chosen = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         settings = [f"--set={setting}" for setting in self.sweep.settings]
         return [sys.executable, "-m", "experiments.train", *chosen, *settings, f"--out={self.out}", "--resume"]
+
+    @property
+    def job(self) -> Job:
+        return Job(self.name, self.command, self.log, self.share)
 
     @functools.cached_property
     def config(self) -> Config:

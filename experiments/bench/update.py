@@ -26,11 +26,11 @@ from absl import app, flags
 from covr_jax import conv
 from covr_jax.config import Config
 from covr_jax.learner import Learner
-from covr_jax.methods import BASES
-from covr_jax.types import Batch, Sequence
+from covr_jax.types import Batch
 from experiments import configuration, environment_info
 from experiments.bench import least_work
 from experiments.command_line import fail, prepare
+from experiments.random_batch import ACTION_DIM, random_batch
 
 _PRESET = flags.DEFINE_string("preset", "rad", "As of experiments.train.")
 _CASES = flags.DEFINE_list("cases", ["rad", "torch:rad"], "What is compared; ratios are to the first.")
@@ -38,32 +38,6 @@ _TURNS = flags.DEFINE_integer("turns", 10, "Measured turns.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("updates", 2, "Updates a turn: actor and targets move in every second one.")
 _SET = flags.DEFINE_multi_string("set", [], "As of experiments.train.")
 _OUT = flags.DEFINE_string("out", "", "Also write the figures to this JSON file.")
-ACTION_DIM = 1
-
-
-def random_batch(config: Config) -> Batch:
-    rng, size, side = np.random.default_rng(0), config.learner.batch_size, config.env.render_size
-    base, stack = BASES[config.learner.base], config.env.frame_stack
-
-    def frames(count: int, length: int) -> np.ndarray:
-        return rng.integers(0, 256, (count, length, side, side, 3), dtype=np.uint8)
-
-    batch = Batch(
-        frames=frames(size, stack + 1 + base.sight.remembers),
-        action=rng.uniform(-1, 1, (size, ACTION_DIM)).astype(np.float32),
-        reward=rng.uniform(0, 8, size).astype(np.float32),
-        not_done=np.ones(size, np.float32),
-        prior_action=rng.uniform(-1, 1, (size, ACTION_DIM)).astype(np.float32),
-        prior_ok=np.ones(size, np.float32),
-    )
-    if base.sight.remembers:
-        batch = batch._replace(previous_action=batch.action, previous_ok=batch.prior_ok)
-    if base.sequence:
-        runs = config.learner.sequence_batch_size
-        actions = rng.uniform(-1, 1, (runs, base.sequence - 1, ACTION_DIM)).astype(np.float32)
-        rewards = rng.uniform(0, 8, actions.shape[:-1]).astype(np.float32)
-        batch = batch._replace(sequence=Sequence(frames(runs, stack + base.sequence - 1), actions, rewards))
-    return batch
 
 
 def configured(case: str) -> Config:

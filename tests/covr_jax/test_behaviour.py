@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -109,6 +110,30 @@ def test_an_answer_that_cannot_be_read_leaves_the_turn_to_the_policy(env):
     )
     assert (counters.prior_driven, counters.prior_missed) == (0, 20)
     assert metrics[-1]["prior_driven_share"] == 0.0 and metrics[-1]["prior_missed"] == 20
+
+
+def test_an_episode_is_the_priors_or_the_policys_to_its_end():
+    run = {"steps": 80, "step_unit": "decisions", "random_decisions": 0, "eval_every": 10**6, "log_every": 80,
+           "behaviour": "hybrid_episode", "behaviour_share": 0.5}  # fmt: skip
+    config = change(
+        env={"action_repeat": 100}, learner={"method": "ask"}, prior={"lag": 0, "group": 1, "period": 5}, run=run
+    )
+    driven = [behaviour.prior_acts(config.run, 0, episode) for episode in range(8)]
+    assert {True, False} == set(driven)
+    executed: list[float] = []
+    records = Records()
+    with closing(envs.make(config.env)) as env, Trainer(config, env, [env], records, CountingTeacher()) as trainer:
+        step = env.step
+        env.step = lambda action: (executed.append(float(action[0])), step(action))[1]
+        trainer._evaluate = lambda: None
+        trainer._learn = lambda decision: None
+        trainer.run()
+    assert trainer.counters.episodes == 8 and trainer.counters.prior_driven == 10 * sum(driven)
+    assert trainer.counters.prior_missed == 0
+    assert records.lines["metrics"][-1]["prior_driven_share"] == sum(driven) / 8
+    answers = np.repeat(np.arange(16) / 100, 5).reshape(8, 10)  # asked twice an episode, whoever drives
+    for acts, told, does in zip(np.reshape(executed, (8, 10)), answers, driven, strict=True):
+        assert np.allclose(acts, told, rtol=1e-6) if does else not np.any(np.isclose(acts, told, rtol=1e-6))
 
 
 def test_a_prior_cannot_act_for_a_method_that_asks_none(env):
