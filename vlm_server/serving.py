@@ -162,10 +162,13 @@ class ServedAdapters:
             self._store.withdraw(run, record.version)
             self._drop(run, record.version)
             raise
-        if keep_latest:
-            for version in self._store.prune(run, keep_latest):
-                self._drop(run, version)
+        self.prune(run, keep_latest)
         return _pinned(record)
+
+    def prune(self, run: str, keep_latest: int) -> None:
+        """Deletes all but the newest ``keep_latest`` versions, as ``AdapterStore.prune``; 0: none."""
+        for version in self._store.prune(run, keep_latest) if keep_latest else ():
+            self._drop(run, version)
 
     def roll_back(self, run: str) -> Pinned | None:
         """Activates the version that was active before the one that is; None: there is none.

@@ -638,7 +638,8 @@ def test_a_cancelled_job_publishes_nothing(start, tmp_path, monkeypatch, moment)
     made, client = start(tmp_path)
 
     def cancel():
-        made._jobs.cancel(made._jobs._current)
+        queue = made._tuner.jobs
+        queue.cancel(queue._current)
 
     store = made._store
     if moment == "before":
