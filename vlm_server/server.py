@@ -70,7 +70,7 @@ class Server:
         engine = ResidentEngine(Engine(vlm), store, max_resident)
         self.metrics = metrics = Metrics()
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
-        served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated)
+        served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated, metrics.paused)
         datasets = DataSets(limits.max_uploaded_bytes)
         book = OrderBook(adapters, store.check_room)
         self._tuner = tuner = Tuner(vlm, served, datasets, book, limits.max_queued_jobs, metrics.job_ended)

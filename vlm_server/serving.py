@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,8 +96,15 @@ class ServedAdapters:
         batcher: Batcher,
         base_digest: str,
         on_activation: Callable[[str], None] = lambda outcome: None,
+        on_pause: Callable[[float], None] = lambda seconds: None,
     ):
+        """
+        Args:
+            on_activation: called with "activated" or "refused".
+            on_pause: called with how long an activation kept questions from being answered, seconds.
+        """
         self._store, self._engine, self._batcher, self._on_activation = store, engine, batcher, on_activation
+        self._on_pause = on_pause
         self._base = Pinned(BASE, base_digest)
 
     @contextmanager
@@ -198,8 +206,15 @@ class ServedAdapters:
             AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``ResidentEngine.load``; nothing changes.
         """
 
+        def load(folder: Path) -> None:
+            started = time.perf_counter()
+            try:
+                self._engine.load_checked(f"{run}/{version}", folder)
+            finally:
+                self._on_pause(time.perf_counter() - started)
+
         def prepare(record: AdapterRecord) -> None:
-            self._batcher.call(lambda: self._engine.load_checked(f"{run}/{version}", record.folder)).result()
+            self._batcher.call(lambda: load(record.folder)).result()
             ask()
 
         try:
