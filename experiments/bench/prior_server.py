@@ -24,6 +24,7 @@ from vlm_server import pictures
 
 TASK = "dmc/cartpole/swingup"
 DEADLINE_S = 120.0
+PACKAGES = ("covr-jax", "torch", "transformers", "peft", "grpcio", "protobuf", "numpy")
 FREE = pb.Decoding.CONSTRAINT_FREE
 
 
@@ -167,8 +168,15 @@ def table(rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def write(out: str, figures: dict[str, Any]) -> None:
-    """Writes figures with the machine's load and packages to a JSON file; "" writes nothing."""
+    """Writes figures, and what they may depend on, to a JSON file; "" writes nothing."""
     if out:
-        document = figures | {"load_average": os.getloadavg(), "environment": environment_info.describe()}
+        environment = {
+            "cpu_model": environment_info.cpu_model(),
+            "cores": len(os.sched_getaffinity(0)),
+            "load_average": os.getloadavg(),
+            "packages": {name: environment_info.version(name) for name in PACKAGES},
+            "git": environment_info.git(Path(__file__).parent),
+        }
+        document = figures | {"environment": environment}
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps(document, indent=2) + "\n")
