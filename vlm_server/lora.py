@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from peft.functional import (
 )
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlm_server.adapter_errors import AdapterInvalid
 
@@ -121,18 +123,48 @@ def train_only(tree: torch.nn.Module, name: str) -> None:
         layer.set_adapter(name)
 
 
-def use_dropout(tree: torch.nn.Module, name: str, share: float, seed: int) -> None:
-    """Sets the adapter's dropout, with masks from a generator of the job's own."""
+def use_dropout(tree: torch.nn.Module, name: str, share: float, seed: int) -> torch.Generator:
+    """Sets the adapter's dropout, with masks from a generator of the job's own, which is returned."""
     device = next(tree.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     for layer in layers(tree):
         layer.lora_dropout[name] = SeededDropout(share, generator) if share else torch.nn.Identity()
+    return generator
 
 
 def switch_dropout(tree: torch.nn.Module, on: bool) -> None:
     """Adapters' dropout on or off; the base model's own modules stay as they are."""
     for layer in layers(tree):
         layer.lora_dropout.train(on)
+
+
+def checkpoint_layers(tree: torch.nn.Module, generator: torch.Generator) -> None:
+    """Keeps what enters each transformer layer alone; the rest is computed again on the way back.
+
+    Args:
+        generator: of the adapter's dropout, whose masks have to be the same both times.
+    """
+    kwargs = {"use_reentrant": False, "context_fn": lambda: _same_masks(generator)}
+    tree.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
+    for module in tree.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # without its children, whose own dropout stays off
+
+
+def _same_masks(generator: torch.Generator) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Around a layer's first computation and around its second, which draws what the first one drew."""
+    began = generator.get_state()
+
+    @contextmanager
+    def again():
+        now = generator.get_state()
+        generator.set_state(began)
+        try:
+            yield
+        finally:
+            generator.set_state(now)
+
+    return nullcontext(), again()
 
 
 class SeededDropout(torch.nn.Module):
