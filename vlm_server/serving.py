@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_server import lora
 from vlm_server.adapters import BASE, AdapterRecord, AdapterStore
 from vlm_server.batching import Batcher
 
@@ -34,31 +35,33 @@ class ResidentEngine:
         self._engine, self._store, self._max = engine, store, max_resident
         self._resident: OrderedDict[str, None] = OrderedDict()
 
-    def load(self, key: str, verified: Path | None = None) -> None:
+    def load(self, key: str, verified: Path | lora.Saved | None = None) -> None:
         """Makes the adapter ``key``, "run/version", resident.
 
         Args:
-            verified: its folder if its files are verified already; None: they are verified here.
+            verified: its folder, or what was read from it, if its files are verified already; None: they are
+                verified here.
 
         Raises:
             AdapterNotFound, AdapterCorrupt: as ``AdapterStore.verify``.
             lora.AdapterInvalid: it does not fit the model.
         """
         if key not in self._resident:
-            folder = verified or self._store.verify(*key.split("/")).folder
+            adapter = verified or self._store.verify(*key.split("/")).folder
             while len(self._resident) >= self._max:
                 self._engine.remove_adapter(self._resident.popitem(last=False)[0])
-            self._engine.add_adapter(key, folder)
+            self._engine.add_adapter(key, adapter)
             self._resident[key] = None
         self._resident.move_to_end(key)
 
-    def load_checked(self, key: str, verified: Path) -> None:
-        """As ``load``, and then a canary question.
+    def check(self, key: str) -> None:
+        """Asks the adapter ``key`` a canary question.
 
         Raises:
-            lora.AdapterInvalid: it does not fit the model or failed its question; it is not resident then.
+            AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``load``, since others may have taken its place.
+            lora.AdapterInvalid: it failed its question; it is not resident then.
         """
-        self.load(key, verified)
+        self.load(key)
         try:
             self._engine.check(key)
         except Exception:
@@ -101,7 +104,7 @@ class ServedAdapters:
         """
         Args:
             on_activation: called with "activated" or "refused".
-            on_pause: called with how long an activation kept questions from being answered, seconds.
+            on_pause: called with how long an activation kept questions from being answered at a time, seconds.
         """
         self._store, self._engine, self._batcher, self._on_activation = store, engine, batcher, on_activation
         self._on_pause = on_pause
@@ -206,15 +209,18 @@ class ServedAdapters:
             AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``ResidentEngine.load``; nothing changes.
         """
 
-        def load(folder: Path) -> None:
+        def timed(chore: Callable[[], None]) -> None:
             started = time.perf_counter()
             try:
-                self._engine.load_checked(f"{run}/{version}", folder)
+                chore()
             finally:
                 self._on_pause(time.perf_counter() - started)
 
         def prepare(record: AdapterRecord) -> None:
-            self._batcher.call(lambda: load(record.folder)).result()
+            key, saved = f"{run}/{version}", lora.read(record.folder)
+            # Two chores, so that questions are answered between them.
+            for chore in (lambda: self._engine.load(key, saved), lambda: self._engine.check(key)):
+                self._batcher.call(lambda chore=chore: timed(chore)).result()
             ask()
 
         try:

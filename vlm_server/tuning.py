@@ -233,9 +233,10 @@ def _tree(vlm: Vlm, parent: Path | None, config: TuningConfig) -> tuple[torch.nn
     if parent is None:
         lora.add_fresh(tree, wanted, _NAME, config.seed)
     else:
-        found = lora.add_saved(tree, parent, _NAME)
+        saved = lora.read(parent)
+        lora.add_saved(tree, saved, _NAME)
         for name, field in (("rank", "r"), ("alpha", "lora_alpha"), ("targets", "target_modules")):
-            if getattr(found, field) != getattr(wanted, field):
+            if getattr(saved.config, field) != getattr(wanted, field):
                 raise TuningFailed(f"the parent adapter has another {name}; keep it, or start from base")
     generator = lora.use_dropout(tree, _NAME, config.dropout, config.seed)
     if config.checkpointing:

@@ -40,6 +40,7 @@ _PORT = flags.DEFINE_integer("metrics_port", 19123, "Free port for the server's 
 _OUT = flags.DEFINE_string("out", "", "Also write the figures to this JSON file.")
 RUN, FRAMES = "bench", 64
 _SHORT = re.compile(r'activation_pause_seconds_bucket\{le="0.1"\} ([0-9.]+)')
+_COUNT = re.compile(r"activation_pause_seconds_count ([0-9.e+-]+)")
 _SUM = re.compile(r"activation_pause_seconds_sum ([0-9.e+-]+)")
 
 
@@ -133,7 +134,8 @@ def main() -> int:
         "idle_ms": prior_server.percentiles(idle),
         "tuning_ms": prior_server.percentiles(busy),
         "p50_over_idle": prior_server.percentiles(busy)["p50"] / prior_server.percentiles(idle)["p50"],
-        "pause_ms_mean": float(_SUM.search(pauses)[1]) / _JOBS.value * 1e3,
+        "pauses": (count := int(float(_COUNT.search(pauses)[1]))),  # an activation makes two
+        "pause_ms_mean": float(_SUM.search(pauses)[1]) / count * 1e3,
         "pauses_within_100_ms": int(float(_SHORT.search(pauses)[1])),
         "gap_ms": {version: _gap(askers.asked, moment) for moment, version in activated},
         "seconds_of_tuning": ended - tuning,
@@ -147,8 +149,8 @@ def main() -> int:
         ("answers by version", str(dict(figures["answers_by_version"])), ""),
         ("p50 ms, idle and during", f"{figures['idle_ms']['p50']:.1f}, {figures['tuning_ms']['p50']:.1f}", ""),
         ("their ratio", f"{figures['p50_over_idle']:.2f}", "<= 2.5"),
-        ("pause of an activation, mean ms", f"{figures['pause_ms_mean']:.1f}", "<= 100"),
-        ("activations with a pause of at most 100 ms", str(figures["pauses_within_100_ms"]), str(_JOBS.value)),
+        ("pause of an activation (it makes two), mean ms", f"{figures['pause_ms_mean']:.1f}", "<= 100"),
+        ("pauses of at most 100 ms", str(figures["pauses_within_100_ms"]), str(count)),
         ("longest time without an answer around each, ms", str(figures["gap_ms"]), ""),
     ])  # fmt: skip
     prior_server.write(_OUT.value, figures)
