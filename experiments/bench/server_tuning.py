@@ -160,9 +160,9 @@ def main() -> int:
 
 
 def _gap(asked: list[Asked], moment: float) -> float:
-    """The longest time without an answer within a second of a moment, milliseconds."""
-    ends = sorted(each.ended for each in asked if abs(each.ended - moment) < 1)
-    return round(max((b - a for a, b in itertools.pairwise(ends)), default=2.0) * 1e3, 1)
+    """The longest time without an answer that touches the second before or after a moment, milliseconds."""
+    between = itertools.pairwise(sorted(each.ended for each in asked))
+    return round(max(b - a for a, b in between if b > moment - 1 and a < moment + 1) * 1e3, 1)
 
 
 def _wrong(folder: Path, asked: list[Asked]) -> int:
