@@ -60,7 +60,9 @@ class Tuner:
         """Queues the orders that a server before this one left open, in their order; how many."""
         orders = self._book.open()
         for order in orders:
-            self._queue(order, lambda order=order: self._read(order), beyond_the_limit=True)
+            job = self._queue(order, lambda order=order: self._read(order), beyond_the_limit=True)
+            if job.id != order.job:  # the server died while it found out that this request was known
+                self._book.remove(order.job)
         if orders:
             _log.info("%d tuning jobs go on", len(orders))
         return len(orders)
@@ -98,8 +100,11 @@ class Tuner:
     def close(self, timeout_s: float | None = None) -> None:
         """Puts all open jobs off until ``resume``; waits ``timeout_s`` at most for the one that runs."""
         begun = self._begun
-        if begun is not None:
-            self._book.update(begun)  # an orderly end is no failed attempt, also if it comes too late for the job
+        try:
+            if begun is not None:
+                self._book.update(begun)  # an orderly end is no failed attempt, also if it comes too late for the job
+        except (OSError, NoRoom):
+            _log.warning("tuning job %s: its end is not noted and counts as a failed attempt", begun.job)
         self.jobs.close(timeout_s)
 
     def _queue(

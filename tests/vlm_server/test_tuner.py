@@ -8,9 +8,9 @@ import shutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.vlm_server.tuning_house import House, Training
+from tests.vlm_server.tuning_house import TASK, House, Training, samples
 from vlm_server import jobs, lora, tuning
-from vlm_server.adapter_errors import AdapterNotFound
+from vlm_server.adapter_errors import AdapterNotFound, NoRoom
 from vlm_server.tuner import MAX_ATTEMPTS
 
 
@@ -101,6 +101,32 @@ def test_a_version_that_was_made_just_before_a_crash_is_not_made_twice(houses, m
     again = after.tuner.jobs.get("one")
     assert after.states(again)[-1] == jobs.DONE and again.progress.result.version == "v1"
     assert [record.version for record in after.store.list("run")] == ["v1"] and after.store.active("run") == "v1"
+
+
+def test_a_request_that_is_on_disk_twice_is_done_once(houses):
+    """A server that dies just before it finds that a request is known leaves it so."""
+    house = houses()
+    first = house.submit("run", "one", 0.5, "first")
+    begun(house)
+    again = dataclasses.replace(house.book.open()[0], job="two", attempts=0)
+    house.book.add(again, TASK, samples(0.5))
+    after = houses.crashed(house)
+    assert [order.job for order in after.book.open()] == [first.id] and after.tuner.jobs.get("two") is None
+    after.training.endings.put("end")
+    assert after.states(after.tuner.jobs.get("one"))[-1] == jobs.DONE
+
+
+def test_a_full_disk_does_not_keep_a_server_from_ending(houses, monkeypatch, caplog):
+    house = houses()
+    house.submit("run", "one")
+    begun(house)
+
+    def fails(order):
+        raise NoRoom("the server's disk is full")
+
+    monkeypatch.setattr(house.book, "update", fails)
+    house.close()
+    assert "counts as a failed attempt" in caplog.text and house.book.open()[0].attempts == 1
 
 
 def test_a_job_that_kills_its_server_is_given_up(houses):
