@@ -12,6 +12,7 @@ listens on, printed when questions can be asked. SIGTERM or SIGINT ends it: call
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -56,6 +57,14 @@ _DTYPE = flags.DEFINE_string(
     "dtype", "auto", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16."
 )
 _THREADS = flags.DEFINE_integer("threads", 1, "CPU threads of one torch operation.", lower_bound=1)
+_MICRO_BATCH = flags.DEFINE_integer(
+    "tuning_micro_batch", None, "Samples that a tuning step takes through the model at a time, to save memory; their"
+    " gradients are added up. 0: the whole batch. Not given: as the model's serving.json says.", 0, 4096,
+)  # fmt: skip
+_CHECKPOINTING = flags.DEFINE_boolean(
+    "tuning_checkpointing", None, "Keep little of a tuning step's forward pass and compute it again on the way back:"
+    " less memory, a third more time. Not given: as the model's serving.json says.",
+)  # fmt: skip
 _MAX_BATCH = flags.DEFINE_integer("max_batch", 16, "Frames that are answered together.", lower_bound=1)
 _MAX_DELAY = flags.DEFINE_float(
     "max_delay_ms", 2.0, "How long a question waits for others to share its batch.", lower_bound=0.0
@@ -116,6 +125,8 @@ def main() -> None:
 
     torch.set_num_threads(_THREADS.value)
     vlm = models.load(_MODEL.value, _DEVICE.value, _DTYPE.value)
+    chosen = {"micro_batch": _MICRO_BATCH.value, "checkpointing": _CHECKPOINTING.value}
+    vlm = vlm.tuned_with({name: value for name, value in chosen.items() if value is not None})
     with tempfile.TemporaryDirectory(prefix="vlm_server_") as scratch:
         server = Server(
             vlm,
@@ -132,7 +143,11 @@ def main() -> None:
         if _METRICS.value:
             server.metrics.serve(_METRICS.value)
         try:
-            print(server.start(address, credentials), flush=True)
+            bound = server.start(address, credentials)
+            # What has been loaded stays: a full collection over it stops every answer for a quarter of a second.
+            gc.collect()
+            gc.freeze()
+            print(bound, flush=True)
         except BrokenPipeError:  # a parent that ended before _PARENT was noted has left nobody who reads this
             stop.set()
         while not stop.wait(0.5):

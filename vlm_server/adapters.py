@@ -10,7 +10,6 @@ A version appears by one rename and never changes after. One store at a time own
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -40,8 +39,8 @@ from vlm_server.adapter_errors import (
 from vlm_server.lora import WEIGHTS
 
 BASE = "base"  # the model without an adapter: always exists, never on disk
+JOBS = ".jobs"  # folder of what is still to be tuned (``orders``); no run's name begins with a dot
 MAX_HISTORY = 64  # versions that were active before, per run
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 
@@ -66,7 +65,7 @@ class AdapterStore:
         Args:
             model_digest: sha256 of the base model whose adapters are made and served here, hex.
             wait_s: how long another store may take to leave the root, seconds.
-            max_bytes: of all versions on disk.
+            max_bytes: of all versions, and of the samples of open jobs (``orders``), on disk.
 
         Raises:
             ValueError: another store owns the root.
@@ -101,14 +100,8 @@ class AdapterStore:
             AdapterCorrupt: the weights that were written are not finite. Nothing is added.
             NoRoom: the disk, or the share of it that versions may have, is full. Nothing is added.
         """
-        try:
+        with sealed_files.full_disk_is_no_room():
             return self._create(run, write)
-        except (OSError, SafetensorError) as error:
-            # safetensors has the number in its text alone.
-            code = error.errno if isinstance(error, OSError) else _os_error(error)
-            if code not in _FULL:
-                raise
-            raise NoRoom("the server's disk is full; delete adapter versions") from error
 
     def _create(self, run: str, write: Callable[[Path], dict[str, Any]]) -> AdapterRecord:
         runs = self._run_folder(run)
@@ -129,9 +122,7 @@ class AdapterStore:
                 manifest["created"] = datetime.now(UTC).isoformat(timespec="seconds")
                 manifest["files"] = digests
                 sealed_files.write_durably(folder / "manifest.json", sealed_files.seal(manifest))
-                if self._used() + _size(folder) > self._max_bytes:
-                    most = self._max_bytes
-                    raise NoRoom(f"adapter versions may have {most} bytes (max_adapter_bytes); delete some")
+                self.check_room(_size(folder))
                 sealed_files.sync(folder)
                 os.rename(folder, runs / f"v{newest}")
                 self._set_state(run, state | {"newest": newest})
@@ -297,8 +288,18 @@ class AdapterStore:
                 self._holds[run, version] -= 1
                 self._holds += Counter()  # forgets what nobody holds: names come from clients
 
-    def _used(self) -> int:
-        return sum(_size(folder) for folder in self._root.glob("*/v*") if folder.is_dir())
+    def check_room(self, nbytes: int) -> None:
+        """Whether so many bytes more may be written below the root.
+
+        Raises:
+            NoRoom: they may not.
+        """
+        folders = [self._root / JOBS, *self._root.glob("*/v*")]
+        if sum(_size(folder) for folder in folders if folder.is_dir()) + nbytes > self._max_bytes:
+            most = self._max_bytes
+            raise NoRoom(
+                f"adapter versions and samples of open jobs may have {most} bytes (max_adapter_bytes); delete versions"
+            )
 
     def _run_folder(self, run: str) -> Path:
         if not _RUN.fullmatch(run):
@@ -330,12 +331,7 @@ class AdapterStore:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
-
-
-def _os_error(error: SafetensorError) -> int | None:
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
+    return sum(entry.stat().st_size for entry in os.scandir(folder))
 
 
 def _locked(file: IO[str]) -> bool:

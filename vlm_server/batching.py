@@ -16,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
+RECENT_S = 1.0  # a client that asked within so many seconds may ask again at once
 _log = logging.getLogger(__name__)
 
 
@@ -63,9 +64,10 @@ class Batcher:
     """Queues questions and chores for the thread that owns ``engine``.
 
     Requests with equal questions that arrive within ``max_delay_ms`` of the first are answered together, up
-    to ``max_batch`` frames. A request is never spread over batches with others' frames: it fits whole, or
-    waits, or (longer than ``max_batch``) is computed alone in slices. So the batches of a lone client that
-    waits for each answer depend on nothing but its own requests.
+    to ``max_batch`` frames; nobody waits for company once every client that asked in the last second has a
+    request in the queue, so that a lone client never waits. A request is never spread over batches with
+    others' frames: it fits whole, or waits, or (longer than ``max_batch``) is computed alone in slices. So the
+    batches of a lone client that waits for each answer depend on nothing but its own requests.
 
     Clients share the thread by frames (self-clocked fair queueing): a request's turn is where its client's earlier
     ones end, and never before the end of what is served now. One client's requests keep their order, and a client
@@ -86,6 +88,7 @@ class Batcher:
         self._requests: list[_Request] = []  # by turn
         self._turn = 0  # at which what is served now ends, frames
         self._ends: dict[str, int] = {}  # client -> the turn at which its requests end
+        self._asked: dict[str, float] = {}  # client -> when it asked last
         self._chores: deque[tuple[Callable[[], Any], Future]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -112,6 +115,7 @@ class Batcher:
             self._requests = [r for r in self._requests if not r.answer.cancelled()]
             victims = self._victims(client, frames)
             self._requests = [r for r in self._requests if r not in victims]
+            self._asked[client] = time.monotonic()
             turn = max(self._turn, self._ends.get(client, 0))
             self._ends[client] = turn + frames
             request = _Request(question, observations, client, turn)
@@ -199,15 +203,21 @@ class Batcher:
                         break  # not overtaken by a smaller one behind it
                     batch.append(request)
                     frames += size
-            patience = head.arrived + self._max_delay - time.monotonic()
+            patience = head.arrived + self._max_delay - time.monotonic() if self._company() else 0.0
             if frames >= self._max_batch or patience <= 0 or self._closed or self._chores:
                 taken = {id(request) for request in batch}
                 self._requests = [r for r in self._requests if id(r) not in taken]
                 self._turn = max(self._turn, head.turn + len(head.observations))
                 self._ends = {client: end for client, end in self._ends.items() if end > self._turn}
                 return batch
-            self._wake.wait(patience)
+            self._wake.wait(min(patience, RECENT_S))
         return []
+
+    def _company(self) -> bool:
+        """Whether a client may be about to ask; called with the lock held."""
+        recent = time.monotonic() - RECENT_S
+        self._asked = {client: asked for client, asked in self._asked.items() if asked > recent}
+        return not self._asked.keys() <= {request.client for request in self._requests}
 
     def _answer(self, batch: list[_Request]) -> None:
         started = time.monotonic()

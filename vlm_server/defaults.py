@@ -44,6 +44,8 @@ class TuningConfig:
     epochs: int = 1
     max_steps: int = 0  # 0: no bound besides the epochs
     batch_size: int = 8
+    micro_batch: int = 0  # samples that go through the model at a time, their gradients added up; 0: the whole batch
+    checkpointing: bool = False  # activations within a layer are computed again instead of kept
     label_smoothing: float = 0.1
     weight_rule: str = "max_abs"
     holdout: float = 0.1  # share of the samples, in blocks of neighbours, that is kept out of training
@@ -57,6 +59,9 @@ class TuningConfig:
         _check("epochs", self.epochs, 1, 1000, int)
         _check("max_steps", self.max_steps, 0, 10**7, int)
         _check("batch_size", self.batch_size, 1, 4096, int)
+        _check("micro_batch", self.micro_batch, 0, 4096, int)
+        if not isinstance(self.checkpointing, bool):
+            raise ValueError(f"checkpointing must be true or false, not {self.checkpointing!r}")
         _check("label_smoothing", self.label_smoothing, 0.0, 0.9)
         _check("holdout", self.holdout, 0.0, 0.5)
         _check("seed", self.seed, 0, 2**64 - 1, int)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers.processing_utils import ProcessorMixin
 
+from vlm_server import picture_tensors
+
 IGNORED = -100  # label of tokens that are no answer
 MEMORY = 4096  # tokenised prompts that are kept
 
@@ -23,6 +25,7 @@ class Encoder:
 
     def __init__(self, processor: ProcessorMixin, pad_id: int, text_first: bool):
         self._processor = processor
+        self._pictures = picture_tensors.prepare(processor.image_processor)
         self._pad_id = pad_id
         self._text_first = text_first
         self._prompts: OrderedDict[tuple, dict[str, list[int]]] = OrderedDict()
@@ -60,10 +63,7 @@ class Encoder:
         batch["attention_mask"] = _left_pad([[1] * len(row["input_ids"]) for row in rows], 0)
         if answers is not None:
             batch["labels"] = _left_pad(labels, IGNORED)
-        pictures = self._processor.image_processor(
-            images=list(frames), input_data_format="channels_last", return_tensors="pt"
-        )
-        return batch | dict(pictures)
+        return batch | self._pictures(frames)
 
     def _fill(self, key: str) -> int:
         return self._pad_id if key == "input_ids" else 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,13 +49,23 @@ class Timings:
     generate_ms: float
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """Modules of one adapter in the tree."""
+
+    name: str  # peft's, never used twice
+    settings: dict[str, Any]
+    tensors: dict[str, torch.Tensor]  # under their names in an adapter's file; the modules' own
+
+
 class Engine:
     """Serves one model from a module tree of its own; adapters come and go between calls."""
 
     def __init__(self, vlm: Vlm):
         self._vlm = vlm
         self._tree = lora.twin(vlm.model)
-        self._names: dict[str, str] = {}  # key -> peft's name, never used twice
+        self._slots: dict[str, _Slot] = {}  # by key
+        self._free: _Slot | None = None  # of an adapter that was removed, to be written over
         self._added = 0
         self._selected: str | None = None
         self._vocabulary: Vocabulary | None = None  # built when first needed: seconds for a large tokenizer
@@ -63,36 +74,53 @@ class Engine:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Keys of the adapters in memory."""
-        return tuple(self._names)
+        return tuple(self._slots)
 
-    def add_adapter(self, key: str, folder: Path) -> None:
-        """Loads the adapter of ``folder`` (``adapters.AdapterStore`` checks its digest) under ``key``.
+    def add_adapter(self, key: str, adapter: Path | lora.Saved) -> None:
+        """Loads an adapter under ``key``: over the last one that was removed if it has the same settings, which
+        takes a fraction of the time of new modules.
+
+        Args:
+            adapter: what ``lora.read`` made of its folder, or the folder (``AdapterStore`` checks its digest).
 
         Raises:
             ValueError: the key is taken.
             lora.AdapterInvalid: the files do not fit the model, or hold values that are not finite.
         """
-        if key in self._names:
+        if key in self._slots:
             raise ValueError(f"adapter {key!r} is loaded already")
+        saved = lora.read(adapter) if isinstance(adapter, Path) else adapter
+        settings, free, self._free = saved.config.to_dict(), self._free, None
+        if free is not None and free.settings == settings:
+            try:
+                lora.overwrite(free.tensors, saved)
+            except AdapterInvalid:
+                self._free = free
+                raise
+            self._slots[key] = free
+            return
         self._added += 1
         name = f"adapter{self._added}"
         try:
-            lora.add_saved(self._tree, folder, name)
-            self._names[key] = name
+            if free is not None:
+                lora.remove(self._tree, free.name)
+            self._slots[key] = _Slot(name, settings, lora.add_saved(self._tree, saved, name))
         finally:
             lora.select(self._tree, self._selected)
 
     def remove_adapter(self, key: str) -> None:
-        """Frees an adapter's memory.
+        """Removes an adapter; the memory of the one that was removed last stays, for the next one.
 
         Raises:
             KeyError: no adapter of this key is loaded.
         """
-        name = self._names.pop(key)
-        if self._selected == name:
-            self._selected = None
-        lora.remove(self._tree, name)
-        lora.select(self._tree, self._selected)
+        slot = self._slots.pop(key)
+        if self._selected == slot.name:
+            self._select(None)
+        if self._free is not None:
+            lora.remove(self._tree, self._free.name)
+            lora.select(self._tree, self._selected)
+        self._free = slot
 
     @torch.inference_mode()
     def check(self, key: str) -> None:
@@ -102,7 +130,7 @@ class Engine:
             KeyError: no adapter of this key is loaded.
             AdapterInvalid: what it would say is not finite.
         """
-        self._select(self._names[key])
+        self._select(self._slots[key].name)
         task, frame = next(iter(TASKS.values())), np.full((84, 84, 3), 128, np.uint8)
         batch = self._vlm.encoder([task.prompt({}, self._vlm.defaults.prompt_style)], [frame])
         said = self._tree.generate(
@@ -136,7 +164,7 @@ class Engine:
             KeyError: no adapter of this key is loaded.
         """
         started = time.perf_counter()
-        self._select(None if adapter is None else self._names[adapter])
+        self._select(None if adapter is None else self._slots[adapter].name)
         style = self._vlm.defaults.prompt_style
         prompts = [task.prompt(each.state, style) for each in observations]
         batch = self._vlm.encoder(prompts, [each.frame for each in observations])

@@ -21,6 +21,10 @@ class QueueFull(Exception):
     """Too many jobs are waiting."""
 
 
+class Closed(Exception):
+    """The worker takes no more jobs; those that are open are put off."""
+
+
 class JobFailed(Exception):
     """A job failed for a reason that its caller may read."""
 
@@ -47,7 +51,12 @@ class Job:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     progress: Progress = Progress()
     cancelled: threading.Event = field(default_factory=threading.Event)
+    put_off: threading.Event = field(default_factory=threading.Event)
     changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def stopping(self) -> bool:
+        """Whether the work should end early, with ``JobFailed``."""
+        return self.cancelled.is_set() or self.put_off.is_set()
 
     def report(self, step: int, steps: int, loss: float) -> None:
         """Called by the work after each step."""
@@ -62,7 +71,11 @@ class Job:
 class Jobs:
     """Runs jobs one at a time on a thread of its own."""
 
-    def __init__(self, max_queued: int, on_end: Callable[[str], None] = lambda state: None):
+    def __init__(self, max_queued: int, on_end: Callable[[Job, str], None] = lambda job, state: None):
+        """
+        Args:
+            on_end: called with each job that has ended and its state, before others see that state.
+        """
         self._max_queued, self._on_end = max_queued, on_end
         self._jobs: dict[str, Job] = {}
         self._requests: dict[tuple[str, str], str] = {}
@@ -79,22 +92,49 @@ class Jobs:
             job = self._jobs.get(self._requests.get((run, request_id), ""))
             return None if job is None or job.cancelled.is_set() else job
 
+    def check_room(self) -> None:
+        """Whether one more job may wait.
+
+        Raises:
+            QueueFull: as many jobs wait as may.
+            Closed: after ``close``.
+        """
+        with self._wake:
+            if self._closed:
+                raise Closed
+            if len(self._queue) >= self._max_queued:
+                raise QueueFull
+
     def start(
-        self, run: str, request_id: str, work: Callable[[Job], Any], finally_do: Callable[[], None]
+        self,
+        run: str,
+        request_id: str,
+        work: Callable[[Job], Any],
+        finally_do: Callable[[], None],
+        job_id: str = "",
+        beyond_the_limit: bool = False,
     ) -> Job:
         """Queues ``work(job)``, whose value becomes the job's result. The same request id gives the same job.
 
         Args:
-            finally_do: called once when the job has ended in any way; or at once if it is not queued.
+            finally_do: called once when the job has ended in any way or is put off; or at once if it is not queued.
+            job_id: of a job that gets a new one; "": any.
+            beyond_the_limit: whether it is queued however many wait.
 
         Raises:
-            QueueFull: as many jobs wait as may, or the worker is closed.
+            QueueFull, Closed: as ``check_room``.
         """
-        job = Job(run, work, finally_do)
+        job = Job(run, work, finally_do, *([job_id] if job_id else []))
+        refusal: Exception | None = None
         with self._wake:
             known = self.find(run, request_id) if request_id else None
-            full = known is None and (self._closed or len(self._queue) >= self._max_queued)
-            if known is None and not full:
+            if known is None:
+                try:
+                    if self._closed or not beyond_the_limit:
+                        self.check_room()
+                except (QueueFull, Closed) as error:
+                    refusal = error
+            if known is None and refusal is None:
                 self._forget_old()
                 self._jobs[job.id] = job
                 if request_id:
@@ -103,8 +143,8 @@ class Jobs:
                 self._wake.notify()
                 return job
         finally_do()
-        if full:
-            raise QueueFull
+        if refusal is not None:
+            raise refusal
         return known
 
     @property
@@ -135,9 +175,15 @@ class Jobs:
         return job.progress
 
     def watch(self, job: Job, alive: Callable[[], bool], poll_s: float = 0.5) -> Iterator[Progress]:
-        """Yields the progress now and after each change (the newest only) until the job has ended."""
+        """Yields the progress now and after each change (the newest only) until the job has ended.
+
+        Raises:
+            Closed: the job is put off.
+        """
         seen = None
         while alive():
+            if job.put_off.is_set() and job.progress.state not in ENDED:
+                raise Closed
             with job.changed:
                 if job.progress is seen:
                     job.changed.wait(poll_s)
@@ -149,13 +195,16 @@ class Jobs:
                 return
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Cancels all jobs and ends the worker (waiting at most ``timeout_s``)."""
+        """Puts all open jobs off and ends the worker (waiting at most ``timeout_s``): none of them ends any more."""
         with self._wake:
             self._closed = True
-            open_jobs = [*self._queue, *([self._current] if self._current else [])]
+            waiting, running = list(self._queue), self._current
+            self._queue.clear()
+            for job in (*waiting, *([running] if running else [])):
+                job.put_off.set()
             self._wake.notify()
-        for job in open_jobs:
-            self.cancel(job)
+        for job in waiting:
+            job.finally_do()
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
@@ -175,7 +224,12 @@ class Jobs:
         try:
             result = job.work(job)
         except JobFailed as error:
-            self._end(job, CANCELLED) if job.cancelled.is_set() else self._end(job, FAILED, error=str(error))
+            if job.cancelled.is_set():
+                self._end(job, CANCELLED)
+            elif job.put_off.is_set():
+                job.finally_do()
+            else:
+                self._end(job, FAILED, error=str(error))
         except Exception:  # a job fails alone
             code = uuid.uuid4().hex[:12]
             _log.exception("tuning job %s failed (error %s)", job.id, code)
@@ -187,8 +241,11 @@ class Jobs:
         job.finally_do()
         # Both hold on to the samples; what is remembered of a job must not.
         job.work = job.finally_do = None
+        try:
+            self._on_end(job, state)
+        except Exception:  # the worker must outlive it
+            _log.exception("the end of tuning job %s could not be noted", job.id)
         job._set(state=state, **changes)
-        self._on_end(state)
 
     def _forget_old(self) -> None:
         ended = [job.id for job in self._jobs.values() if job.progress.state in ENDED]

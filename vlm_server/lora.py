@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,10 +18,10 @@ from peft.functional import (
     cast_adapter_dtype,
     get_peft_model_state_dict,
     inject_adapter_in_model,
-    set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vlm_server.adapter_errors import AdapterInvalid
 
@@ -67,11 +69,19 @@ def add_fresh(tree: torch.nn.Module, config: LoraConfig, name: str, seed: int) -
                 b.zero_()
 
 
-def add_saved(tree: torch.nn.Module, folder: Path, name: str) -> LoraConfig:
-    """Adds the adapter of ``folder`` and returns its configuration.
+@dataclass(frozen=True)
+class Saved:
+    """An adapter's two files, read: the tensors under their names in the file, all finite."""
+
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+
+
+def read(folder: Path) -> Saved:
+    """The adapter of ``folder``.
 
     Raises:
-        AdapterInvalid: unreadable files, tensors that do not fit the model, or values that are not finite.
+        AdapterInvalid: unreadable files, or values that are not finite.
     """
     try:
         config = LoraConfig.from_pretrained(folder)
@@ -82,18 +92,39 @@ def add_saved(tree: torch.nn.Module, folder: Path, name: str) -> LoraConfig:
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise AdapterInvalid(f"adapter tensor {key} is not finite")
-    add_fresh(tree, config, name, seed=0)
-    expected = {
-        _PREFIX + key: value.shape
-        for key, value in get_peft_model_state_dict(tree, adapter_name=name).items()
-    }
-    if expected != {key: value.shape for key, value in state.items()}:
+    return Saved(config, state)
+
+
+def add_saved(tree: torch.nn.Module, saved: Saved, name: str) -> dict[str, torch.Tensor]:
+    """Adds an adapter; its tensors in the tree, for ``overwrite``.
+
+    Raises:
+        AdapterInvalid: tensors that do not fit the model.
+    """
+    add_fresh(tree, saved.config, name, seed=0)
+    tensors = {_PREFIX + key: value for key, value in get_peft_model_state_dict(tree, adapter_name=name).items()}
+    try:
+        overwrite(tensors, saved)
+    except AdapterInvalid:
         remove(tree, name)
+        raise
+    return tensors
+
+
+@torch.no_grad()
+def overwrite(tensors: dict[str, torch.Tensor], saved: Saved) -> None:
+    """Writes an adapter over one of the same configuration, which takes no more than the copying.
+
+    Args:
+        tensors: of the other one, as ``add_saved`` gave them.
+
+    Raises:
+        AdapterInvalid: tensors that do not fit. Nothing is written.
+    """
+    if {key: value.shape for key, value in tensors.items()} != {k: v.shape for k, v in saved.tensors.items()}:
         raise AdapterInvalid("adapter tensors do not fit this model's layers")
-    set_peft_model_state_dict(
-        tree, {key[len(_PREFIX) :]: value for key, value in state.items()}, adapter_name=name
-    )
-    return config
+    for key, value in tensors.items():
+        value.copy_(saved.tensors[key])
 
 
 def remove(tree: torch.nn.Module, name: str) -> None:
@@ -121,18 +152,48 @@ def train_only(tree: torch.nn.Module, name: str) -> None:
         layer.set_adapter(name)
 
 
-def use_dropout(tree: torch.nn.Module, name: str, share: float, seed: int) -> None:
-    """Sets the adapter's dropout, with masks from a generator of the job's own."""
+def use_dropout(tree: torch.nn.Module, name: str, share: float, seed: int) -> torch.Generator:
+    """Sets the adapter's dropout, with masks from a generator of the job's own, which is returned."""
     device = next(tree.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     for layer in layers(tree):
         layer.lora_dropout[name] = SeededDropout(share, generator) if share else torch.nn.Identity()
+    return generator
 
 
 def switch_dropout(tree: torch.nn.Module, on: bool) -> None:
     """Adapters' dropout on or off; the base model's own modules stay as they are."""
     for layer in layers(tree):
         layer.lora_dropout.train(on)
+
+
+def checkpoint_layers(tree: torch.nn.Module, generator: torch.Generator) -> None:
+    """Keeps what enters each transformer layer alone; the rest is computed again on the way back.
+
+    Args:
+        generator: of the adapter's dropout, whose masks have to be the same both times.
+    """
+    kwargs = {"use_reentrant": False, "context_fn": lambda: _same_masks(generator)}
+    tree.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
+    for module in tree.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # without its children, whose own dropout stays off
+
+
+def _same_masks(generator: torch.Generator) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Around a layer's first computation and around its second, which draws what the first one drew."""
+    began = generator.get_state()
+
+    @contextmanager
+    def again():
+        now = generator.get_state()
+        generator.set_state(began)
+        try:
+            yield
+        finally:
+            generator.set_state(now)
+
+    return nullcontext(), again()
 
 
 class SeededDropout(torch.nn.Module):

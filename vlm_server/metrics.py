@@ -42,6 +42,9 @@ class Metrics(grpc.ServerInterceptor):
         self._malformed = make(Counter, "malformed_replies", "Replies that do not parse.", ("reason",))
         self._tokens = make(Counter, "new_tokens", "Tokens that the model has written.")
         self._activations = make(Counter, "activations", "Adapter activations.", ("outcome",))
+        self._pauses = make(
+            Histogram, "activation_pause_seconds", "How long activations kept questions waiting.", buckets=_SECONDS
+        )
         self._jobs = make(Counter, "tuning_jobs", "Tuning jobs that have ended.", ("state",))
 
     def watch(self, name: str, words: str, value: Callable[[], float]) -> None:
@@ -63,6 +66,9 @@ class Metrics(grpc.ServerInterceptor):
 
     def activated(self, outcome: str) -> None:
         self._activations.labels(outcome).inc()
+
+    def paused(self, seconds: float) -> None:
+        self._pauses.observe(seconds)
 
     def job_ended(self, state: str) -> None:
         self._jobs.labels(state).inc()

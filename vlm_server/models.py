@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -39,6 +41,15 @@ class Vlm:
     model_type: str
     parameters: int
     defaults: ServingDefaults
+
+    def tuned_with(self, settings: dict[str, Any]) -> Vlm:
+        """The same model with other defaults of ``TuningConfig``.
+
+        Raises:
+            ValueError: a setting out of its limits.
+        """
+        tuning = dataclasses.replace(self.defaults.tuning, **settings)
+        return dataclasses.replace(self, defaults=dataclasses.replace(self.defaults, tuning=tuning))
 
     @property
     def device(self) -> torch.device:

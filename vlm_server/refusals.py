@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from vlm_server import batching
+from vlm_server import batching, jobs
 from vlm_server.adapter_errors import AdapterInUse, AdapterInvalid, AdapterNotFound, NoRoom
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def refusing(context: grpc.ServicerContext) -> Iterator[None]:
         code, line = grpc.StatusCode.RESOURCE_EXHAUSTED, f"the queue is full: {error}; try again later"
     except batching.Closed:
         code, line = grpc.StatusCode.UNAVAILABLE, "the server is shutting down"
+    except jobs.Closed:
+        code, line = grpc.StatusCode.UNAVAILABLE, "the server is shutting down; open jobs go on when it is back"
     except (CancelledError, grpc.RpcError):
         code, line = grpc.StatusCode.CANCELLED, "the caller has gone"
     except Exception:

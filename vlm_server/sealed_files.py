@@ -1,12 +1,22 @@
-"""Small JSON files that notice any change, and writes that survive a power cut."""
+"""Small JSON files that notice any change, writes that survive a power cut, and disks that are full."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+from vlm_server.adapter_errors import NoRoom
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def seal(fields: dict[str, Any]) -> bytes:
@@ -51,3 +61,21 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def full_disk_is_no_room() -> Iterator[None]:
+    """Turns the errors of a full disk into ``NoRoom``."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has the number in its text alone.
+        code = error.errno if isinstance(error, OSError) else _os_error(error)
+        if code not in _FULL:
+            raise
+        raise NoRoom("the server's disk is full; delete adapter versions") from error
+
+
+def _os_error(error: SafetensorError) -> int | None:
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None

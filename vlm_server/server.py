@@ -25,12 +25,13 @@ from vlm_server.datasets import DataSets
 from vlm_server.engine import Engine, Observation
 from vlm_server.faults import Faults
 from vlm_server.interception import Refusals
-from vlm_server.jobs import Jobs
 from vlm_server.limits import Limits
 from vlm_server.metrics import Metrics
 from vlm_server.models import Vlm
+from vlm_server.orders import OrderBook
 from vlm_server.service import AdapterService, PriorService, TuningService
 from vlm_server.serving import ResidentEngine, ServedAdapters
+from vlm_server.tuner import Tuner
 
 SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
@@ -69,14 +70,15 @@ class Server:
         engine = ResidentEngine(Engine(vlm), store, max_resident)
         self.metrics = metrics = Metrics()
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
-        self._jobs = Jobs(limits.max_queued_jobs, metrics.job_ended)
-        served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated)
-        metrics.watch("queue_frames", "Frames that wait.", lambda: self._batcher.waiting)
-        metrics.watch("tuning_jobs_waiting", "Tuning jobs that wait.", lambda: self._jobs.waiting)
-        metrics.watch("tuning_step", "Step of the job that runs, 0 without one.", lambda: self._jobs.running.step)
-        metrics.watch("tuning_steps", "Steps that it will have.", lambda: self._jobs.running.steps)
-        metrics.watch("tuning_loss", "Weighted loss of its latest step.", lambda: self._jobs.running.loss)
+        served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated, metrics.paused)
         datasets = DataSets(limits.max_uploaded_bytes)
+        book = OrderBook(adapters, store.check_room)
+        self._tuner = tuner = Tuner(vlm, served, datasets, book, limits.max_queued_jobs, metrics.job_ended)
+        metrics.watch("queue_frames", "Frames that wait.", lambda: self._batcher.waiting)
+        metrics.watch("tuning_jobs_waiting", "Tuning jobs that wait.", lambda: tuner.jobs.waiting)
+        metrics.watch("tuning_step", "Step of the job that runs, 0 without one.", lambda: tuner.jobs.running.step)
+        metrics.watch("tuning_steps", "Steps that it will have.", lambda: tuner.jobs.running.steps)
+        metrics.watch("tuning_loss", "Weighted loss of its latest step.", lambda: tuner.jobs.running.loss)
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
             # As many threads as calls, so that a call which is let in never waits for one.
@@ -101,7 +103,7 @@ class Server:
         )
         prior = PriorService(vlm, limits, served, self._batcher, metrics, inject_faults)
         pb_grpc.add_PriorServiceServicer_to_server(prior, self._grpc)
-        tuning = TuningService(vlm, limits, served, datasets, self._jobs)
+        tuning = TuningService(vlm, limits, served, datasets, tuner)
         pb_grpc.add_TuningServiceServicer_to_server(tuning, self._grpc)
         pb_grpc.add_AdapterServiceServicer_to_server(AdapterService(served, vlm), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -133,17 +135,18 @@ class Server:
             os.umask(before)
         if not port:
             raise ValueError(f"address: cannot listen on {address}; is it in use?")
+        self._tuner.resume()  # before anybody can order the same again
         self._grpc.start()
         self._warm_up()
         self._report(health_pb2.HealthCheckResponse.SERVING)
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     def stop(self, grace_s: float) -> None:
-        """Refuses new calls, lets running ones end within ``grace_s`` seconds, and cancels tuning."""
+        """Refuses new calls, lets running ones end within ``grace_s`` seconds, puts tuning off to the next start."""
         end = time.monotonic() + grace_s
         self._health.enter_graceful_shutdown()
         stopped = self._grpc.stop(grace_s)
-        self._jobs.close(grace_s)
+        self._tuner.close(grace_s)
         stopped.wait()
         self._batcher.close(max(0.0, end - time.monotonic()))
         self._store.close()

@@ -8,25 +8,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 from covr.prior.v1 import prior_pb2 as pb
 from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 
-from vlm_server import admission, batching, datasets, jobs, malformed, requests, tasks, tuning
-from vlm_server.adapter_errors import AdapterInvalid, NoRoom
+from vlm_server import admission, batching, datasets, jobs, malformed, requests, tasks
 from vlm_server.adapters import BASE, AdapterRecord
 from vlm_server.engine import Reply
 from vlm_server.limits import Limits
 from vlm_server.metrics import Metrics
 from vlm_server.models import Vlm
+from vlm_server.orders import Order
 from vlm_server.refusals import Refusal, exhausted, invalid, not_found
 from vlm_server.serving import Pinned, ServedAdapters
+from vlm_server.tuner import Made, Tuner
 
 PROTOCOL = "1.1"
 _STATUS = {
@@ -120,25 +119,6 @@ class PriorService(pb_grpc.PriorServiceServicer):
         )
 
 
-@dataclass(frozen=True)
-class _Wishes:
-    """What becomes of the version that a job makes."""
-
-    activate: bool
-    gated: bool  # activate only if the held-out loss fell
-    keep_latest: int
-    selection: dict[str, float]  # how the samples were chosen
-
-    def refusal(self, statistics: Mapping[str, Any]) -> str:
-        """Why a version with these statistics is not activated; "" if it is."""
-        before, after = (statistics[f"holdout_loss_{when}"] for when in ("before", "after"))
-        if not (self.activate and self.gated):
-            return ""
-        if before is None or after is None or math.isnan(before):
-            return "there were no held-out samples to be better on"
-        return "" if after < before else f"the held-out loss did not fall: {before:.4g} before, {after:.4g} after"
-
-
 class TuningService(pb_grpc.TuningServiceServicer):
     """Fine-tuning jobs."""
 
@@ -148,9 +128,9 @@ class TuningService(pb_grpc.TuningServiceServicer):
         limits: Limits,
         adapters: ServedAdapters,
         sets: datasets.DataSets,
-        queue: jobs.Jobs,
+        tuner: Tuner,
     ):
-        self._vlm, self._limits, self._adapters, self._sets, self._jobs = vlm, limits, adapters, sets, queue
+        self._vlm, self._limits, self._adapters, self._sets, self._tuner = vlm, limits, adapters, sets, tuner
 
     def UploadSamples(self, request_iterator, context):
         first = next(request_iterator, pb.UploadSamplesRequest())
@@ -181,101 +161,72 @@ class TuningService(pb_grpc.TuningServiceServicer):
     def StartTuning(self, request, context):
         run, request_id = requests.run(request.run), requests.request_id(request.request_id)
         config = requests.tuning_config(request.config, self._vlm.defaults.tuning, self._limits)
-        job = self._jobs.find(run, request_id) if request_id else None
+        job = self._tuner.jobs.find(run, request_id) if request_id else None
         if job is None:
             version = requests.version(request.parent, "parent") if request.parent else ""
-            wishes = _Wishes(
-                request.activate,
-                requests.promotion(request.promotion),
-                request.keep_latest,
-                requests.selection(request),
-            )
-            most = self._limits.max_adapters_per_run
-            full = len(self._adapters.list(run)) >= most and not 0 < wishes.keep_latest <= most
+            gated, selection = requests.promotion(request.promotion), requests.selection(request)
+            most, keep = self._limits.max_adapters_per_run, request.keep_latest
+            full = len(self._adapters.list(run)) >= most and not 0 < keep <= most
             if full and not (request_id and self._adapters.made_by(run, request_id)):
                 raise exhausted(
                     f"run: {run} has the {most} adapter versions that it may (max_adapters_per_run); "
                     "delete some, or set keep_latest"
                 )
-            job = self._start(run, request_id, request.dataset, version, config, wishes)
+            with self._adapters.pinned(run, version) as parent, self._taken(request.dataset, run) as data:
+                requests.tuning_steps(config, len(data.samples), self._limits)
+                ident = uuid.uuid4().hex
+                order = Order(
+                    job=ident,
+                    run=run,
+                    request_id=request_id or ident,
+                    task=data.task.name,
+                    samples=data.digest,
+                    parent=parent.version,
+                    base_digest=self._vlm.digest,
+                    config=config,
+                    activate=request.activate,
+                    gated=gated,
+                    keep_latest=keep,
+                    selection=selection,
+                )
+                job = self._submit(order, data)
         return pb.StartTuningResponse(job=job.id)
 
-    def _start(self, run, request_id, dataset, version, config, wishes) -> jobs.Job:
-        with ExitStack() as held:
-            data = self._sets.take(dataset, run)
-            if data is None:
-                raise not_found(f"dataset: run {run} has none called {dataset[:80]!r}; upload it (again)")
-            held.callback(self._sets.release, dataset)
-            requests.tuning_steps(config, len(data.samples), self._limits)
-            parent = held.enter_context(self._adapters.pinned(run, version))
-
-            def work(job: jobs.Job) -> pb.TuningResult:
-                return self._tune(job, request_id, data, parent, config, wishes)
-
-            # From here the job lets go of what it holds, also if it is not queued.
-            release = held.pop_all().close
+    @contextmanager
+    def _taken(self, dataset: str, run: str) -> Iterator[datasets.DataSet]:
+        data = self._sets.take(dataset, run)
+        if data is None:
+            raise not_found(f"dataset: run {run} has none called {dataset[:80]!r}; upload it (again)")
         try:
-            return self._jobs.start(run, request_id, work, release)
+            yield data
+        finally:
+            self._sets.release(dataset)
+
+    def _submit(self, order: Order, data: datasets.DataSet) -> jobs.Job:
+        try:
+            return self._tuner.submit(order, data)
         except jobs.QueueFull:
             most = self._limits.max_queued_jobs
             raise exhausted(f"{most} tuning jobs wait in the queue (max_queued_jobs); try again later") from None
 
-    def _tune(self, job, request_id, data, parent, config, wishes) -> pb.TuningResult:
-        """A new version; or the one that this request made before its caller, or a server, was gone."""
-
-        def ask() -> None:
-            if job.cancelled.is_set():
-                raise jobs.JobFailed("cancelled")
-
-        def write(folder: Path) -> dict:
-            lineage = {
-                "parent": parent.version,
-                "base": {"model": self._vlm.name, "digest": self._vlm.digest},
-                "data": {"task": data.task.name, "samples": len(data.samples), "digest": data.digest},
-                "selection": wishes.selection,
-            }
-            return outcome.write(folder) | lineage | ({"request_id": request_id} if request_id else {})
-
-        try:
-            made = self._adapters.made_by(data.run, request_id) if request_id else None
-            if made is not None:
-                refusal = wishes.refusal(made.manifest["statistics"])
-                activate = wishes.activate and not refusal
-                if activate:
-                    self._adapters.activate(data.run, made.version, ask)
-                return _tuning_result(made.version, made.digest, activate, refusal, made.manifest["statistics"])
-            self._adapters.verify(parent)
-            outcome = tuning.train(
-                self._vlm, data.task, data.samples, parent.folder, config, job.report, job.cancelled.is_set
-            )
-            statistics = dataclasses.asdict(outcome.statistics)
-            refusal = wishes.refusal(statistics)
-            activate = wishes.activate and not refusal
-            pinned = self._adapters.publish(data.run, write, activate, ask, wishes.keep_latest)
-        except batching.Closed:
-            raise jobs.JobFailed("the server is shutting down") from None
-        except (tuning.TuningFailed, AdapterInvalid, NoRoom) as error:
-            raise jobs.JobFailed(str(error)) from None
-        return _tuning_result(pinned.version, pinned.digest, activate, refusal, statistics)
-
     def WatchTuning(self, request, context):
         job = self._job(request.job)
-        for progress in self._jobs.watch(job, context.is_active):
+        for progress in self._tuner.jobs.watch(job, context.is_active):
             yield pb.WatchTuningResponse(
                 state=_STATES[progress.state],
                 step=progress.step,
                 steps=progress.steps,
                 loss=progress.loss,
-                result=progress.result,
+                result=progress.result and _tuning_result(progress.result),
                 error=progress.error,
             )
 
     def CancelTuning(self, request, context):
-        progress = self._jobs.cancel(self._job(request.job))
+        progress = self._tuner.cancel(self._job(request.job))
         return pb.CancelTuningResponse(state=_STATES[progress.state])
 
     def _job(self, ident: str) -> jobs.Job:
-        job = self._jobs.get(ident)
+        job = self._tuner.jobs.get(ident)
         if job is None:
             raise not_found(f"job: there is none called {ident[:80]!r}")
         return job
@@ -337,12 +288,9 @@ def _task_info(task: tasks.Task) -> pb.TaskInfo:
     return pb.TaskInfo(name=task.name, actions=actions, state=task.state_names)
 
 
-def _tuning_result(
-    version: str, digest: str, activated: bool, not_activated: str, statistics: Mapping[str, Any]
-) -> pb.TuningResult:
-    """``statistics``: fields of ``tuning.Statistics``; None is NaN, as a manifest writes it."""
-    adapter = pb.AdapterRef(version=version, digest=digest)
-    result = pb.TuningResult(adapter=adapter, activated=activated, not_activated=not_activated)
-    for name in result.DESCRIPTOR.fields_by_name.keys() & statistics.keys():
-        setattr(result, name, math.nan if statistics[name] is None else statistics[name])
+def _tuning_result(made: Made) -> pb.TuningResult:
+    adapter = pb.AdapterRef(version=made.version, digest=made.digest)
+    result = pb.TuningResult(adapter=adapter, activated=made.activated, not_activated=made.not_activated)
+    for name in result.DESCRIPTOR.fields_by_name.keys() & made.statistics.keys():
+        setattr(result, name, math.nan if made.statistics[name] is None else made.statistics[name])
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_server import lora
 from vlm_server.adapters import BASE, AdapterRecord, AdapterStore
 from vlm_server.batching import Batcher
 
@@ -33,31 +35,33 @@ class ResidentEngine:
         self._engine, self._store, self._max = engine, store, max_resident
         self._resident: OrderedDict[str, None] = OrderedDict()
 
-    def load(self, key: str, verified: Path | None = None) -> None:
+    def load(self, key: str, verified: Path | lora.Saved | None = None) -> None:
         """Makes the adapter ``key``, "run/version", resident.
 
         Args:
-            verified: its folder if its files are verified already; None: they are verified here.
+            verified: its folder, or what was read from it, if its files are verified already; None: they are
+                verified here.
 
         Raises:
             AdapterNotFound, AdapterCorrupt: as ``AdapterStore.verify``.
             lora.AdapterInvalid: it does not fit the model.
         """
         if key not in self._resident:
-            folder = verified or self._store.verify(*key.split("/")).folder
+            adapter = verified or self._store.verify(*key.split("/")).folder
             while len(self._resident) >= self._max:
                 self._engine.remove_adapter(self._resident.popitem(last=False)[0])
-            self._engine.add_adapter(key, folder)
+            self._engine.add_adapter(key, adapter)
             self._resident[key] = None
         self._resident.move_to_end(key)
 
-    def load_checked(self, key: str, verified: Path) -> None:
-        """As ``load``, and then a canary question.
+    def check(self, key: str) -> None:
+        """Asks the adapter ``key`` a canary question.
 
         Raises:
-            lora.AdapterInvalid: it does not fit the model or failed its question; it is not resident then.
+            AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``load``, since others may have taken its place.
+            lora.AdapterInvalid: it failed its question; it is not resident then.
         """
-        self.load(key, verified)
+        self.load(key)
         try:
             self._engine.check(key)
         except Exception:
@@ -95,8 +99,15 @@ class ServedAdapters:
         batcher: Batcher,
         base_digest: str,
         on_activation: Callable[[str], None] = lambda outcome: None,
+        on_pause: Callable[[float], None] = lambda seconds: None,
     ):
+        """
+        Args:
+            on_activation: called with "activated" or "refused".
+            on_pause: called with how long an activation kept questions from being answered at a time, seconds.
+        """
         self._store, self._engine, self._batcher, self._on_activation = store, engine, batcher, on_activation
+        self._on_pause = on_pause
         self._base = Pinned(BASE, base_digest)
 
     @contextmanager
@@ -162,10 +173,13 @@ class ServedAdapters:
             self._store.withdraw(run, record.version)
             self._drop(run, record.version)
             raise
-        if keep_latest:
-            for version in self._store.prune(run, keep_latest):
-                self._drop(run, version)
+        self.prune(run, keep_latest)
         return _pinned(record)
+
+    def prune(self, run: str, keep_latest: int) -> None:
+        """Deletes all but the newest ``keep_latest`` versions, as ``AdapterStore.prune``; 0: none."""
+        for version in self._store.prune(run, keep_latest) if keep_latest else ():
+            self._drop(run, version)
 
     def roll_back(self, run: str) -> Pinned | None:
         """Activates the version that was active before the one that is; None: there is none.
@@ -195,8 +209,18 @@ class ServedAdapters:
             AdapterNotFound, AdapterCorrupt, lora.AdapterInvalid: as ``ResidentEngine.load``; nothing changes.
         """
 
+        def timed(chore: Callable[[], None]) -> None:
+            started = time.perf_counter()
+            try:
+                chore()
+            finally:
+                self._on_pause(time.perf_counter() - started)
+
         def prepare(record: AdapterRecord) -> None:
-            self._batcher.call(lambda: self._engine.load_checked(f"{run}/{version}", record.folder)).result()
+            key, saved = f"{run}/{version}", lora.read(record.folder)
+            # Two chores, so that questions are answered between them.
+            for chore in (lambda: self._engine.load(key, saved), lambda: self._engine.check(key)):
+                self._batcher.call(lambda chore=chore: timed(chore)).result()
             ask()
 
         try:

@@ -108,7 +108,7 @@ def train(
     Args:
         parent_adapter: folder of the adapter to go on from; None: a fresh one.
         progress: called after each step with (step from 1, steps, RALW loss of the step).
-        cancelled: asked before each batch.
+        cancelled: asked before each batch, and each part of one.
 
     Raises:
         TuningFailed: nothing to learn from (no samples, all weights zero), a parent of another shape, a loss
@@ -164,15 +164,11 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
         for start in range(0, len(training), config.batch_size):
             if len(losses) == steps:
                 break
-            ask()
             chosen = shuffled[start : start + config.batch_size]
-            logits, labels = _forward(vlm, tree, task, [samples[i] for i in chosen])
-            loss = ralw.loss(logits, labels, weights[chosen], config.label_smoothing)
             optimizer.param_groups[0]["lr"] = config.learning_rate * schedule(len(losses), steps)
             optimizer.zero_grad()
-            loss.backward()
+            losses.append(_backward(vlm, tree, task, [samples[i] for i in chosen], weights[chosen], config, ask))
             norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-            losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]) or not math.isfinite(float(norm)):
                 raise TuningFailed(
                     f"the loss is not finite at step {len(losses)}: use a smaller learning_rate"
@@ -237,14 +233,42 @@ def _tree(vlm: Vlm, parent: Path | None, config: TuningConfig) -> tuple[torch.nn
     if parent is None:
         lora.add_fresh(tree, wanted, _NAME, config.seed)
     else:
-        found = lora.add_saved(tree, parent, _NAME)
+        saved = lora.read(parent)
+        lora.add_saved(tree, saved, _NAME)
         for name, field in (("rank", "r"), ("alpha", "lora_alpha"), ("targets", "target_modules")):
-            if getattr(found, field) != getattr(wanted, field):
+            if getattr(saved.config, field) != getattr(wanted, field):
                 raise TuningFailed(f"the parent adapter has another {name}; keep it, or start from base")
-    lora.use_dropout(tree, _NAME, config.dropout, config.seed)
+    generator = lora.use_dropout(tree, _NAME, config.dropout, config.seed)
+    if config.checkpointing:
+        lora.checkpoint_layers(tree, generator)
     lora.switch_dropout(tree, False)
     lora.train_only(tree, _NAME)
     return tree, wanted
+
+
+def _backward(vlm, tree, task, samples, weights, config: TuningConfig, ask: Callable[[], None]) -> float:
+    """The RALW loss of one batch, whose gradient is in the parameters afterwards.
+
+    ``micro_batch`` samples go through the model at a time. N_v of Eq. 6 counts the tokens of the whole batch, so that
+    the sum of parts is divided once, at the end.
+    """
+    size = min(config.micro_batch or len(samples), len(samples))
+    total, tokens = 0.0, 0
+    for start in range(0, len(samples), size):
+        ask()
+        part = slice(start, start + size)
+        logits, labels = _forward(vlm, tree, task, samples[part])
+        loss = ralw.loss(logits, labels, weights[part], config.label_smoothing)
+        if size == len(samples):
+            loss.backward()
+            return float(loss.detach())
+        count = int((labels != IGNORED).sum())
+        (loss * count).backward()
+        total, tokens = total + float(loss.detach()) * count, tokens + count
+    for parameter in tree.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= tokens
+    return total / tokens
 
 
 def _forward(vlm: Vlm, tree: torch.nn.Module, task: Task, samples: Sequence[Sample]):

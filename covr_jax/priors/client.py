@@ -98,7 +98,12 @@ class GrpcPrior:
             count = max(1, min(count, limits.max_pixels_per_request // largest))
         for part in wire.chunks(messages, count, room):
             request = pb.PredictRequest(
-                task=self.task, run=self.run, observations=part, decoding=self._decoding
+                task=self.task,
+                run=self.run,
+                # By name: a job that a killed learner had ordered may activate its version at any time.
+                adapter=self.version if self.run else "",
+                observations=part,
+                decoding=self._decoding,
             )
             try:
                 reply = self._prior.Predict(request, timeout=_left(end))

@@ -195,7 +195,7 @@ def test_predict_sends_pixels_and_known_state_and_reads_the_answer(fake, prior):
     frame = request.observations[0].frame
     assert (frame.height, frame.width, frame.channels, frame.data) == (10, 12, 3, bytes([7]) * 360)
     assert dict(request.observations[0].state) == {"speed": 1.5}  # the server refuses names it does not know
-    assert (request.task, request.run, request.adapter) == (TASK, "r1", "")
+    assert (request.task, request.run, request.adapter) == (TASK, "r1", "base")  # by name, whoever activates what
 
 
 def test_a_frame_that_is_not_contiguous_is_sent_by_rows(fake, prior):

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlm_server.batching import Batcher, Closed, Question, QueueFull
+from vlm_server import batching
+from vlm_server.batching import RECENT_S, Batcher, Closed, Question, QueueFull
 
 
 class FakeEngine:
@@ -117,10 +118,28 @@ def test_a_full_batch_does_not_wait(engine, make):
 
 def test_waits_for_company_up_to_the_delay(engine, make):
     batcher = make(max_batch=2, max_delay_ms=2000)
-    first = batcher.submit(question(), ["a"])
+    batcher.submit(question(), ["once"], "two").result(5)
+    first = batcher.submit(question(), ["a"], "one")
     time.sleep(0.05)
-    second = batcher.submit(question(), ["b"])
+    second = batcher.submit(question(), ["b"], "two")
     assert first.result(5).batch_size == second.result(5).batch_size == 2
+    start = time.monotonic()
+    alone = batcher.submit(question(), ["a"], "one")  # the other one does not come
+    assert alone.result(5).batch_size == 1 and time.monotonic() - start >= RECENT_S - 0.2
+
+
+def test_nobody_waits_for_those_who_are_here_or_have_not_asked_lately(engine, make, monkeypatch):
+    batcher = make(max_batch=8, max_delay_ms=60_000)
+    batcher.submit(question(), ["a"], "one").result(5)
+    batcher.submit(question(), ["a"], "one").result(5)
+    monkeypatch.setattr(batching, "RECENT_S", 0.05)
+    time.sleep(0.06)
+    blocked = block(engine, batcher)
+    futures = [batcher.submit(question(), [client], client) for client in ("one", "two")]
+    time.sleep(0.06)  # whoever blocked has not asked lately
+    futures += [batcher.submit(question(), [client], client) for client in ("one", "two")]
+    engine.gate.set()
+    assert [future.result(5).batch_size for future in futures] == [4] * 4 and blocked.result(5)
 
 
 def test_queue_is_bounded_in_frames(engine, make):
@@ -230,7 +249,8 @@ def test_chores_run_on_the_thread_of_the_engine_before_waiting_questions(engine,
 
 def test_close_finishes_the_queue_and_takes_no_more(engine, make):
     batcher = make(max_delay_ms=60_000)
-    queued = batcher.submit(question(), ["a"])
+    batcher.submit(question(), ["once"], "two").result(5)
+    queued = batcher.submit(question(), ["a"], "one")
     batcher.close(5)
     assert queued.result(0).replies == ["None:a"]
     for late in (lambda: batcher.submit(question(), ["b"]), lambda: batcher.call(print)):

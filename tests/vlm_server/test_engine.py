@@ -131,6 +131,37 @@ def test_adapters_come_and_go(vlm, tmp_path):
     assert texts(engine, CARTPOLE, observations, "run/v1") == expected["run/v1"]
 
 
+def test_adapters_are_written_over_removed_ones(vlm, tmp_path, monkeypatch):
+    observations, fresh, expected = seen(4), [], {}
+    for seed in (1, 2, 3):
+        adapted(vlm, tmp_path / str(seed), seed)
+        alone = Engine(vlm)
+        alone.add_adapter("x", tmp_path / str(seed))
+        expected[seed] = texts(alone, CARTPOLE, observations, "x")
+    engine, add = Engine(vlm), lora.add_saved
+    monkeypatch.setattr(lora, "add_saved", lambda *arguments: fresh.append(1) or add(*arguments))
+    engine.add_adapter("stays", tmp_path / "1")
+    count = None
+    for seed in (2, 3, 2):
+        engine.add_adapter(f"run/v{seed}", lora.read(tmp_path / str(seed)))
+        assert texts(engine, CARTPOLE, observations, f"run/v{seed}") == expected[seed]
+        assert texts(engine, CARTPOLE, observations, "stays") == expected[1]
+        count = count or len(list(engine._tree.parameters()))
+        assert len(list(engine._tree.parameters())) == count
+        engine.remove_adapter(f"run/v{seed}")
+    assert len(fresh) == 2
+    bad = lora.read(tmp_path / "3")
+    with pytest.raises(lora.AdapterInvalid, match="do not fit"):
+        engine.add_adapter("bad", lora.Saved(bad.config, dict(list(bad.tensors.items())[1:])))
+    assert engine.adapters == ("stays",) and engine._free is not None
+    other = lora.read(tmp_path / "3")
+    other.config.lora_alpha *= 2  # other settings: modules of its own, and the free ones go
+    engine.add_adapter("other", other)
+    assert len(fresh) == 3 and texts(engine, CARTPOLE, observations, "other") != expected[3]
+    assert engine._free is None and len(list(engine._tree.parameters())) == count
+    assert texts(engine, CARTPOLE, observations, "stays") == expected[1]
+
+
 def test_a_bad_adapter_leaves_the_engine_as_it_was(vlm, tmp_path):
     engine, observations = Engine(vlm), seen(2)
     adapted(vlm, tmp_path / "good", 1)

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from vlm_server import jobs
-from vlm_server.jobs import JobFailed, Jobs, QueueFull
+from vlm_server.jobs import Closed, JobFailed, Jobs, QueueFull
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ class Work:
     def __call__(self, job):
         self.entered.set()
         while not self.gate.wait(0.005):
-            if job.cancelled.is_set():
+            if job.stopping():
                 raise JobFailed("cancelled")
         job.report(1, 2, 0.5)
         if self.error:
@@ -111,12 +111,31 @@ def test_a_watcher_that_has_gone_stops_watching(queue):
     assert seen and seen[-1].state in (jobs.QUEUED, jobs.RUNNING)
 
 
-def test_close_cancels_what_is_open(queue):
-    running, waiting = Work(), Work()
+def test_close_puts_off_what_is_open():
+    ended = []
+    queue = Jobs(2, lambda job, state: ended.append((job, state)))
+    running, waiting, refused = Work(), Work(), Work()
     one, two = running.start(queue), waiting.start(queue)
     assert running.entered.wait(5)
     queue.close(5)
-    assert (one.progress.state, two.progress.state) == (jobs.CANCELLED, jobs.CANCELLED)
+    assert (one.progress.state, two.progress.state, ended) == (jobs.RUNNING, jobs.QUEUED, [])
+    assert (running.cleaned, waiting.cleaned) == (1, 1)
+    for job in (one, two):
+        with pytest.raises(Closed):
+            states(queue, job)
+    with pytest.raises(Closed):
+        refused.start(queue)
+    assert refused.cleaned == 1
+
+
+def test_a_job_that_goes_on_keeps_its_id_and_is_beyond_the_limit(queue):
+    running = Work()
+    running.start(queue)
+    assert running.entered.wait(5)
+    for name in ("one", "two", "three"):
+        work = Work()
+        job = queue.start("run", name, work, work.clean, job_id=f"job-{name}", beyond_the_limit=True)
+        assert job.id == f"job-{name}" and queue.find("run", name) is job
     with pytest.raises(QueueFull):
         Work().start(queue)
 

@@ -56,7 +56,7 @@ def test_reload_is_exact_here_and_in_peft(model_type, tmp_path):
     expected = logits(adapted(vlm, tmp_path / "a"), vlm)
     assert not torch.allclose(expected, logits(vlm.model, vlm))
     tree = lora.twin(vlm.model)
-    lora.add_saved(tree, tmp_path / "a", "y")
+    lora.add_saved(tree, lora.read(tmp_path / "a"), "y")
     lora.select(tree, "y")
     assert torch.equal(logits(tree, vlm), expected)
     assert not any(p.requires_grad for p in tree.parameters())
@@ -90,8 +90,8 @@ def test_adapters_of_other_shapes_live_side_by_side(tmp_path):
     small = logits(adapted(vlm, tmp_path / "a", 1, "language", 2), vlm)
     large = logits(adapted(vlm, tmp_path / "b", 2, "all", 8), vlm)
     tree = lora.twin(vlm.model)
-    lora.add_saved(tree, tmp_path / "a", "a")
-    lora.add_saved(tree, tmp_path / "b", "b")
+    lora.add_saved(tree, lora.read(tmp_path / "a"), "a")
+    lora.add_saved(tree, lora.read(tmp_path / "b"), "b")
     for name, expected in (("a", small), ("b", large), ("a", small), (None, logits(vlm.model, vlm))):
         lora.select(tree, name)
         assert torch.equal(logits(tree, vlm), expected)
@@ -112,7 +112,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     adapted(vlm, tmp_path / "a")
     tree = lora.twin(other.model)
     with pytest.raises(lora.AdapterInvalid):
-        lora.add_saved(tree, tmp_path / "a", "x")
+        lora.add_saved(tree, lora.read(tmp_path / "a"), "x")
     assert torch.equal(logits(tree, other), logits(other.model, other))
     tree = lora.twin(vlm.model)
     weights = tmp_path / "a" / lora.WEIGHTS
@@ -125,10 +125,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     ):
         save_file(tensors | change, weights)
         with pytest.raises(lora.AdapterInvalid, match=message):
-            lora.add_saved(tree, tmp_path / "a", "x")
+            lora.add_saved(tree, lora.read(tmp_path / "a"), "x")
     weights.write_bytes(b"no safetensors")
     with pytest.raises(lora.AdapterInvalid, match="unreadable"):
-        lora.add_saved(tree, tmp_path / "a", "x")
+        lora.add_saved(tree, lora.read(tmp_path / "a"), "x")
     assert torch.equal(logits(tree, vlm), logits(vlm.model, vlm))
 
 
@@ -138,7 +138,7 @@ def test_dropout_is_off_while_serving(tmp_path):
     settings = json.loads((tmp_path / "a" / lora.CONFIG).read_text())
     (tmp_path / "a" / lora.CONFIG).write_text(json.dumps(settings | {"lora_dropout": 0.5}))  # as peft writes it
     tree = lora.twin(vlm.model)
-    lora.add_saved(tree, tmp_path / "a", "x")
+    lora.add_saved(tree, lora.read(tmp_path / "a"), "x")
     lora.select(tree, "x")
     assert not any(module.training for module in tree.modules())
     assert torch.equal(logits(tree, vlm), expected) and torch.equal(logits(tree, vlm), expected)

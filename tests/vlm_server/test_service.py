@@ -322,6 +322,7 @@ def test_metrics_count_calls_replies_jobs_and_activations(start, tmp_path, vlm, 
     assert seen['covr_prior_tuning_jobs_total{state="done"}'] == 1
     assert seen['covr_prior_activations_total{outcome="activated"}'] == 2
     assert seen['covr_prior_activations_total{outcome="refused"}'] == 1
+    assert seen["covr_prior_activation_pause_seconds_count"] == 2  # to load it and to ask it; the base needs none
     assert seen['covr_prior_stage_seconds_count{stage="queue"}'] == 2 and seen["covr_prior_queue_frames"] == 0
     assert not any("run" in key or "dmc" in key for key in seen)  # labels hold nothing that clients chose
 
@@ -638,7 +639,8 @@ def test_a_cancelled_job_publishes_nothing(start, tmp_path, monkeypatch, moment)
     made, client = start(tmp_path)
 
     def cancel():
-        made._jobs.cancel(made._jobs._current)
+        queue = made._tuner.jobs
+        queue.cancel(queue._current)
 
     store = made._store
     if moment == "before":

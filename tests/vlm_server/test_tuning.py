@@ -368,3 +368,52 @@ def test_schedule_by_hand():
     assert tuning.schedule(0, 400) == 1 / 20 and tuning.schedule(19, 400) == 1.0
     assert tuning.schedule(399, 400) == pytest.approx(1 / 381)
     assert tuning.schedule(0, 1) == 1.0
+
+
+def close(first, second) -> bool:
+    """Adapters that differ by rounding alone: 1e-5 of a parameter's largest step, at float32."""
+    assert first.tensors.keys() == second.tensors.keys()
+    return all(torch.allclose(value, second.tensors[key], rtol=1e-4, atol=1e-6) for key, value in first.tensors.items())
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_gradients_that_are_added_up_are_those_of_the_whole_batch(vlm, micro):
+    """Eq. 6 counts the whole batch's tokens, whatever the parts are; weights of parts differ."""
+    samples = noise(8)  # in batches of 4: 3 and 1 for micro 3
+    config = dataclasses.replace(QUICK, dropout=0.0, holdout=0.0, epochs=2)
+    losses = {0: [], micro: []}
+    outcomes = [
+        tuning.train(vlm, CARTPOLE, samples, None, dataclasses.replace(config, micro_batch=size),
+                     lambda *now, size=size: losses[size].append(now[2]))
+        for size in losses
+    ]  # fmt: skip
+    assert losses[micro] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 4
+    assert close(*outcomes) and not same(*outcomes)
+    larger = tuning.train(vlm, CARTPOLE, samples, None, dataclasses.replace(config, micro_batch=64))
+    assert same(larger, outcomes[0])
+
+
+@pytest.mark.parametrize("model_type", checkpoints.TYPES)
+def test_layers_that_are_computed_again_give_the_same_adapter(model_type, monkeypatch):
+    """With dropout, whose masks have to be the same both times."""
+    vlm, counts = short(model_type), []
+    config = dataclasses.replace(QUICK, dropout=0.3, holdout=0.25, epochs=1)
+    outcomes = []
+    for checkpointing in (False, True):
+        calls = []
+
+        def twin(model, real=lora.twin, calls=calls):
+            tree = real(model)
+            tree.model.language_model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+            return tree
+
+        monkeypatch.setattr(lora, "twin", twin)
+        chosen = dataclasses.replace(config, checkpointing=checkpointing)
+        outcomes.append(tuning.train(vlm, CARTPOLE, noise(8), None, chosen))
+        counts.append(len(calls))
+        monkeypatch.undo()
+    steps = outcomes[0].statistics.steps
+    assert steps == 2 and counts[1] == counts[0] + steps  # once more a step, and not where nothing is learnt
+    assert close(*outcomes)
+    plain, again = (outcome.statistics.holdout_loss_after for outcome in outcomes)
+    assert again == pytest.approx(plain, rel=1e-5)
