@@ -79,7 +79,7 @@ def test_every_command_is_a_valid_configuration(key, toy):
 
 def test_rows_say_what_the_papers_say():
     covr = {item.row.printed: item.trial.config for item in made("covr/5").items}
-    assert len(covr) == 10 and covr["COVR-M3"].rounds.eddf.percentile == 90
+    assert len(covr) == 12 and covr["COVR-M3"].rounds.eddf.percentile == 90
     assert covr["COVR"].learner.guidance.weight == 2.0 and covr["COVR"].run.step_unit == "decisions"
     erpv = {item.row.printed: item.trial.config for item in made("erpv/3").items}
     assert erpv["ERPv-M6"].learner.alpha_zero_after == 50_000 - 1000
