@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import synthetic_run
 
+from covr_jax.priors.server_process import ServerProcess
 from experiments import configuration
 from experiments.json_lines import read_lines
 from experiments.launchers import local, slurm
@@ -214,6 +215,26 @@ def test_ctrl_c_ends_the_trials_cleanly(tmp_path):
     assert "2 of 2 trials are not done, 2 stopped" in stderr
     assert json.loads((out / "none" / "seed_1" / "STATUS.json").read_text())["state"] == "interrupted"
     assert not (out / "none" / "seed_2").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_trials_share_a_server_as_if_each_had_its_own(tmp_path):
+    """Both tune and ask at the same time; what they record is what it is behind a server for each alone."""
+    flags = ("--preset=smoke", "--methods=covr", "--seeds=1,2", "--steps=1800", "--set=run.video=false")
+    with ServerProcess("tiny", tmp_path / "adapters", tmp_path / "server.log") as server:
+        shared = program(*flags, "--workers=2", f"--prior=grpc://{server.address}", f"--out={tmp_path / 'shared'}")
+        _, stderr = shared.communicate(timeout=850)
+        assert shared.returncode == 0, stderr[-2000:]
+    alone = program(*flags, "--workers=2", "--prior=tiny", f"--out={tmp_path / 'alone'}")
+    _, stderr = alone.communicate(timeout=850)
+    assert alone.returncode == 0, stderr[-2000:]
+    for seed in (1, 2):
+        ours, own = (tmp_path / kind / "covr" / f"seed_{seed}" for kind in ("shared", "alone"))
+        assert [line["adapter_version"] for line in read_lines(own / "rounds.jsonl")] == ["v1"]
+        for name in ("metrics.jsonl", "evaluations.jsonl", "rounds.jsonl"):
+            assert (ours / name).read_bytes() == (own / name).read_bytes(), f"seed {seed}, {name}"
+    assert len(list((tmp_path / "adapters").glob("*/v1"))) == 2
 
 
 # --- Slurm -----------------------------------------------------------------------------------------------------------
