@@ -125,7 +125,8 @@ class Learner:
         self._errors = ("td_error",) if self.base.sampler.wants_errors else ()
         # Apart, for all methods on a base share the first program. It runs once: LLVM's optimisation of its many random
         # numbers would take three times as long as all the rest of its compilation.
-        self._create = jax.jit(self.agent.create, compiler_options={"xla_backend_optimization_level": 0})
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        self._create = jax.jit(self.agent.create, compiler_options=quick)
         self._start = parallel.jit_init(self._new_state, mesh)
         self.update = parallel.jit_update(self._update, mesh, batch_axis=0)
         self.update_many = parallel.jit_update(self._update_many, mesh, batch_axis=1)
@@ -150,6 +151,10 @@ class Learner:
         augment.check(self.augmentation, render_size, self.config.image_size)
         root, key = jax.random.split(jax.random.PRNGKey(seed))
         return self._start(root, self._create(key), value_critic or {})
+
+    def shapes(self) -> LearnerState:
+        """Shapes and dtypes of a state, without a value critic; nothing is compiled."""
+        return jax.eval_shape(lambda key: self._new_state(key, self.agent.create(key), {}), jax.random.PRNGKey(0))
 
     def _new_state(self, root: jax.Array, params: Params, value_critic: Params) -> LearnerState:
         moved = {
@@ -177,7 +182,6 @@ class Learner:
         return {
             name: jnp.float32(jnp.nan if name in self._graded_metrics else 0) for name in self._actor_metric_names
         }
-
 
     def _policy(self, params: Params, seen: Seen) -> tuple[jax.Array, jax.Array]:
         view, previous = self.base.sight.acting(self.augmentation, seen, self.config.image_size)

@@ -60,7 +60,7 @@ def _moved(look: Look, key: jax.Array, stacks: jax.Array) -> jax.Array:
 
 def _bright(look: Look, key: jax.Array, number: int, stacks: jax.Array) -> jax.Array:
     """As ``_moved``, each stack under a brightness of its own too; two ``number``s are other draws."""
-    window, brightness = (jax.random.fold_in(key, 2 * number + i) for i in (1, 2))
+    window, brightness = (jax.random.fold_in(key, 2 * number + i) for i in (2, 3))  # 0 and 1 are those of o and o'
     seen = _moved(look, window, stacks)
     return augment.intensity(brightness, seen.reshape(-1, *seen.shape[2:])).reshape(seen.shape)
 
@@ -73,7 +73,8 @@ def ahead(look: Look, key: jax.Array, batch: Batch) -> Views:
 
 def and_back(look: Look, key: jax.Array, batch: Batch, again: int) -> Views:
     """PlayVirtual: as SPR, and ``again`` further views of each first observation."""
-    first = jnp.broadcast_to(_stacks(batch)[:1], (again, *_stacks(batch).shape[1:]))
+    stacks = _stacks(batch)
+    first = jnp.broadcast_to(stacks[:1], (again, *stacks.shape[1:]))
     return ahead(look, key, batch)._replace(again=_bright(look, key, 1, first))
 
 
@@ -83,7 +84,7 @@ def masked(look: Look, key: jax.Array, batch: Batch) -> Views:
     The mask lies on the frames, so that the window moves it too.
     """
     stacks = _stacks(batch)
-    hidden = augment.cube_mask(jax.random.fold_in(key, 5), stacks.shape[0], stacks.shape[3], look.mask_block)
+    hidden = augment.cube_mask(jax.random.fold_in(key, 6), stacks.shape[0], stacks.shape[3], look.mask_block)
     covered = jnp.where(hidden[:, None, None, :, :, None], jnp.uint8(0), stacks)
     shown = look.draw(key, batch)
     return shown._replace(masked=_bright(look, key, 0, covered), later=_bright(look, key, 1, stacks))
@@ -92,7 +93,7 @@ def masked(look: Look, key: jax.Array, batch: Batch) -> Views:
 def first_and_last(look: Look, key: jax.Array, batch: Batch) -> Views:
     """TACO: besides o and o' two views of the first observation of each sequence and one of the last."""
     stacks = _stacks(batch)
-    keys = [jax.random.fold_in(key, i) for i in (1, 2, 3)]
+    keys = [jax.random.fold_in(key, i) for i in (2, 3, 4)]
     places = (stacks[:1], stacks[:1], stacks[-1:])
     start, again, last = (_moved(look, k, at) for k, at in zip(keys, places, strict=True))
     return look.draw(key, batch)._replace(start=start[0], again=again, later=last)

@@ -36,6 +36,11 @@ def _sample(replay: ReplayBuffer, size: int, seed: int) -> Batch:
     return jax.device_put(replay.sample(size, np.random.default_rng(seed)))
 
 
+def _add(replay: ReplayBuffer, frame: np.ndarray) -> np.ndarray:
+    """Reads what was written, so that a write that was only dispatched is waited for."""
+    return replay.frames(np.array([replay.begin(frame)]))
+
+
 def main(argv: list[str]) -> None:
     prepare()
     if len(argv) > 1:
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
         works = {}
         for where, replay in replays.items():
             works[f"sample, {where}"] = partial(_sample, replay, size, turn)
-            works[f"add, {where}"] = partial(replay.begin, np.zeros(shape, np.uint8))
+            works[f"add, {where}"] = partial(_add, replay, np.zeros(shape, np.uint8))
         batch = _sample(replay, size, 0)
         works["views"] = lambda: draw(state, batch)[0]  # noqa: B023
         for name, work in works.items():

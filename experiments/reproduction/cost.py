@@ -18,7 +18,7 @@ from covr_jax.schedule import tuning_steps
 from experiments import configuration
 from experiments.random_batch import ACTION_DIM, random_batch
 from experiments.reproduction.here import Site
-from experiments.reproduction.plan import CRITIC_FRAMES, Plan
+from experiments.reproduction.plan import Plan, critic_frames
 
 MEASURED_S = 3.0
 SIZES = ("base", "augmentation", "image_size", "filters", "kernels", "strides", "feature_dim", "hidden_dim",
@@ -84,8 +84,8 @@ def estimate(plan: Plan, sites: Mapping[str, Site]) -> Cost:
         hours += 0 if site.missing else one.frames / site.frames_per_second / 3600
     for critic in critics:
         site, config = sites[critic.policy.task], critic.policy.config
-        frames = min(CRITIC_FRAMES, config.run.steps // 2)
-        decisions = frames // (site.repeat or 1)
+        frames = critic_frames(config, lambda config, site=site: site.repeat or 1)
+        decisions = frames // (site.repeat or config.env.action_repeat or 1)
         updates = decisions * config.learner.updates_per_decision
         loads.append(Load(decisions, updates, frames, 0, 0))
         hours += updates / rates[learner_key(config)] / 3600
@@ -121,10 +121,9 @@ def flops(config: Config) -> float:
     """Floating-point work of an update of the configuration's base, as XLA counts it; nothing is compiled."""
     config, learner = _alone(config)
     batch = random_batch(config)
-    state = jax.eval_shape(lambda: learner.init(0, config.env.render_size))
-    drawn = jax.eval_shape(learner.draw, state, batch)
-    with mock.patch.object(conv, "on_cpu", conv.plain):  # whose work XLA can count
-        counted = jax.jit(learner.step).lower(state, batch, *drawn).cost_analysis() or {}
+    drawn = jax.eval_shape(learner.draw, learner.shapes(), batch)
+    with mock.patch.multiple(conv, on_cpu=conv.plain, same_on_cpu=conv.plain_same):  # whose work XLA can count
+        counted = jax.jit(learner.step).lower(learner.shapes(), batch, *drawn).cost_analysis() or {}
     if not counted.get("flops"):
         raise ValueError(f"XLA does not tell the work of base {config.learner.base}")
     return counted["flops"]

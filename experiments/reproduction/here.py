@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from covr_jax.config import Config
-from covr_jax.envs import ALLOWED
 from covr_jax.envs.gl import GlError
 from experiments.checks import CARLA, SERVER
 from experiments.environment_info import jax_devices, version
@@ -50,8 +49,6 @@ def site(config: Config) -> Site:
 def _no_carla(task: str) -> str:
     if not task.startswith("carla/"):
         return ""
-    if "carla/" not in ALLOWED:
-        return "CARLA is not in this version: --toy drives the same scenes in the toy world (docs/driving.md)"
     if version("carla") is None:
         return f'CARLA: pip install -e ".[carla]", and the simulator {CARLA}; --toy drives the same scenes without'
     return ""

@@ -13,7 +13,7 @@ from covr_jax.types import Params
 from experiments.policy import environment, load_policy
 from experiments.run_directory import read_config
 
-RECORDS = ("metrics.jsonl", "evaluations.jsonl", "rounds.jsonl")
+RECORDS = ("metrics.jsonl", "evaluations.jsonl", "rounds.jsonl", "samples.jsonl")
 
 
 def first_difference(one: Path, other: Path) -> str | None:

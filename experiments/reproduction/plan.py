@@ -17,7 +17,7 @@ from experiments.reproduction import tables
 from experiments.reproduction.tables import Row, Table
 from experiments.trials import Sweep, Trial
 
-CRITIC_FRAMES = 50_000  # experiments.pretrain_critic's default, of a budget twice as large
+CRITIC_STEPS = 50_000  # at most half of the budget, and in its unit (E18, S1)
 ANY_ACTION_DIM = 1  # whether a method asks a second critic does not depend on it
 
 Repeat = Callable[[Config], int]  # simulator frames a decision
@@ -132,7 +132,7 @@ def why_absent(row: Row) -> str:
 
 
 def _item(table: Table, row: Row, task: str, seed: int, choices: Choices, repeat: Repeat) -> Item:
-    preset, tuned = tables.rad_settings(task) if row.rad_settings else ("", ())
+    preset, tuned = tables.by_task(row, task)
     presets = ",".join(name for name in (table.preset, row.preset, preset, choices.preset) if name)
     base, world = row.base or table.base, task.replace("carla/", "toy/") if choices.toy else task
     source = _prior(table, row, choices)
@@ -150,7 +150,7 @@ def _item(table: Table, row: Row, task: str, seed: int, choices: Choices, repeat
     built = trial("", row.method, settings).config
     if Learner(built.learner, ANY_ACTION_DIM, built.env.frame_stack).needs_value_critic:
         out = choices.out / "critics" / f"{slug(task)}_{slug(source)}_{row.critic_data}" / f"seed_{seed}"
-        critic = _critic(trial("policies", "none", ()), out, source, row.critic_data, seed)
+        critic = _critic(trial("policies", "none", ()), out, source, row.critic_data, seed, repeat)
         settings += (f"prior.value_critic={critic.out}",)
     found = trial(slug(row.printed), row.method, settings)
     return Item(row, task, seed, found, critic, _then(row, found, choices))
@@ -177,10 +177,16 @@ def _filled(setting: str, config: Config, repeat: Repeat) -> str:
     )
 
 
-def _critic(policy: Trial, out: Path, prior: str, data: str, seed: int) -> Critic:
-    frames = [f"--frames={policy.config.run.steps // 2}"] if policy.config.run.steps < 2 * CRITIC_FRAMES else []
+def critic_frames(config: Config, repeat: Repeat) -> int:
+    """Simulator frames in which a policy of this configuration and the VLM take turns."""
+    steps = min(CRITIC_STEPS, config.run.steps // 2)
+    return steps if config.run.step_unit == "frames" else steps * (config.env.action_repeat or repeat(config))
+
+
+def _critic(policy: Trial, out: Path, prior: str, data: str, seed: int, repeat: Repeat) -> Critic:
+    frames = critic_frames(policy.config, repeat)
     command = [sys.executable, "-m", "experiments.pretrain_critic", f"--policy={policy.out}", f"--prior={prior}",
-               f"--data={data}", f"--seed={seed}", *frames, f"--out={out}"]  # fmt: skip
+               f"--data={data}", f"--seed={seed}", f"--frames={frames}", f"--out={out}"]  # fmt: skip
     return Critic(policy, out, command)
 
 

@@ -24,7 +24,7 @@ class Row:
     preset: str = ""  # on top of the table's
     settings: tuple[str, ...] = ()  # of --set; {steps}, {half_the_updates} and {updates_at_half} are filled in
     prior: str = ""  # empty: the paper's VLM
-    rad_settings: bool = False  # takes RAD's settings by task ([by_task])
+    by_task: str = ""  # of [by_task]: whose settings it takes on some tasks
     critic_data: str = "rae"  # what a second critic is fitted to (experiments.pretrain_critic --data)
     then: tuple[str, ...] = ()  # the row is filled by experiments.evaluate with these arguments
     reads: str = ""  # where the row's figures are, if not in evaluations.jsonl
@@ -72,9 +72,9 @@ def vlm(paper: str) -> str:
     return _document()["prior"][paper]
 
 
-def rad_settings(task: str) -> tuple[str, tuple[str, ...]]:
-    """Preset and settings that RAD has for a task alone; empty for most."""
-    chosen = _document()["by_task"].get(task, {})
+def by_task(row: Row, task: str) -> tuple[str, tuple[str, ...]]:
+    """Preset and settings that a row has on a task alone; empty for most."""
+    chosen = _document()["by_task"][row.by_task].get(task, {}) if row.by_task else {}
     return chosen.get("preset", ""), tuple(chosen.get("settings", ()))
 
 

@@ -126,7 +126,7 @@ def test_an_episode_is_the_priors_or_the_policys_to_its_end():
         step = env.step
         env.step = lambda action: (executed.append(float(action[0])), step(action))[1]
         trainer._evaluate = lambda: None
-        trainer._learn = lambda decision: None
+        trainer._learn = lambda drawn: drawn.result()
         trainer.run()
     assert trainer.counters.episodes == 8 and trainer.counters.prior_driven == 10 * sum(driven)
     assert trainer.counters.prior_missed == 0

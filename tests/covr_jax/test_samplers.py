@@ -267,7 +267,7 @@ class _Learner:
 
     needs_value_critic = False
 
-    def __init__(self, config, action_dim, frame_stack, graded):
+    def __init__(self, config, action_dim, frame_stack, graded, mesh):
         self.base, self.config = BASES[config.base], config
 
     def init(self, seed, size, value_critic):

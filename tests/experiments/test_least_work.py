@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from unittest import mock
 
 import jax
@@ -25,7 +24,7 @@ def counted(config: LearnerConfig, render_size: int) -> float:
     scalars, actions = jax.ShapeDtypeStruct((size,), jnp.float32), jax.ShapeDtypeStruct((size, 1), jnp.float32)
     frames = jax.ShapeDtypeStruct((size, 4, render_size, render_size, 3), jnp.uint8)
     batch = Batch(frames, actions, scalars, scalars, actions, scalars)
-    state = jax.eval_shape(partial(learner.init, 0, render_size))
+    state = learner.shapes()
     with mock.patch.object(conv, "on_cpu", conv.plain):  # whose work XLA can count
         views, noise = jax.eval_shape(learner.draw, state, batch)
         return jax.jit(learner.step).lower(state, batch, views, noise).cost_analysis()["flops"] / 1e9

@@ -15,7 +15,7 @@ from covr_jax.learner import Learner
 from covr_jax.methods import BASES
 from experiments import configuration, paper_results
 from experiments.reproduction import here, identical, plan, tables
-from experiments.reproduction.cost import Load, load
+from experiments.reproduction.cost import Load, flops, load
 from experiments.reproduction.here import Site
 from experiments.reproduction.plan import Choices
 from experiments.run_directory import RunDirectory
@@ -23,7 +23,6 @@ from experiments.trials import Sweep
 from tests.experiments.test_train import program
 
 TIMEOUT_S = 1500  # of tests that train
-COMING = {"mlr", "playvirtual", "taco"}  # bases that tables name before they are there
 
 
 def made(key: str, out: Path = Path("out"), repeat: int = 4, **choices) -> plan.Plan:
@@ -58,7 +57,7 @@ def test_every_command_is_a_valid_configuration(key, toy):
     table = found.table
     for row in table.rows:
         assert row.printed in found.absent or any(item.row == row for item in found.items)
-        assert (row.base in BASES or row.base in COMING) if row.base else (row.absent or table.base), row
+        assert row.base in BASES if row.base else (row.absent or table.base), row
     outs = [item.trial.out for item in found.items]
     assert len(set(outs)) == len(outs)
     for trial in [item.trial for item in found.items] + found.policies:
@@ -90,6 +89,10 @@ def test_rows_say_what_the_papers_say():
     crops = {item.task: item.trial.config.learner for item in made("erpv/2").items if item.row.printed == "RAD"}
     assert crops["dmc/walker/walk"].augmentation == "crop" and crops["dmc/cheetah/run"].critic_lr == 2e-4
     assert crops["dmc/reacher/easy"].augmentation == "translate" and crops["dmc/reacher/easy"].critic_lr == 1e-3
+    masked = {item.task: item.trial.config.learner for item in made("covr/4").items if item.row.printed == "MLR"}
+    assert {learner.batch_size for learner in masked.values()} == {512}
+    assert masked["dmc/cartpole/swingup"].mask_block == 4 and masked["dmc/walker/walk"].encoder_tau == 0.1
+    assert masked["dmc/cheetah/run"].critic_lr == 2e-4 and masked["dmc/finger/spin"].mask_block == 8
 
 
 def test_absent_rows_are_named_and_choices_come_on_top():
@@ -148,6 +151,22 @@ def test_what_a_trial_does_is_counted():
     assert load(config, Site(8, 125, 1.0)) == Load(12_500, 11_500, 200_000, 5000, 5)
 
 
+def test_second_critics_have_half_the_budget_in_its_unit():
+    for key, wanted in (("erpv/2", 50_000), ("erpv/1", 4 * 50_000)):  # frames; decisions of four frames
+        commands = [critic.command for critic in made(key).critics]
+        assert commands and all(f"--frames={wanted}" in command for command in commands)
+    assert f"--frames={4 * 150}" in made("erpv/16", steps=300).critics[0].command
+
+
+def test_the_work_of_any_base_is_counted():
+    small = ["learner.batch_size=4", "learner.filters=4,4", "learner.kernels=3,3", "learner.strides=2,2"]
+    per_update = [
+        flops(configuration.resolve(configuration.build("", {"learner.base": base}, small).config))
+        for base in ("rad", "deepmdp", "madi")
+    ]
+    assert per_update == sorted(per_update) and per_update[0] > 0
+
+
 def test_what_is_missing_here_is_named(monkeypatch, tmp_path):
     assert here.missing_prior("teacher:zeros") == here.missing_prior("grpc://a:1") == ""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -156,7 +175,7 @@ def test_what_is_missing_here_is_named(monkeypatch, tmp_path):
     assert "weights" not in here.missing_prior("Qwen/Qwen2-VL-7B-Instruct")
     config = configuration.resolve(configuration.build("", {"env.name": "carla/highway"}).config)
     monkeypatch.setattr(here, "version", lambda package: None)
-    assert here.site(config).missing.startswith("CARLA")
+    assert here.site(config).missing.startswith('CARLA: pip install -e ".[carla]"')
     monkeypatch.undo()
     toy = dataclasses.replace(config, env=dataclasses.replace(config.env, name="toy/highway", render_size=32))
     measured = here.site(toy)
