@@ -64,9 +64,9 @@ class Batcher:
     """Queues questions and chores for the thread that owns ``engine``.
 
     Requests with equal questions that arrive within ``max_delay_ms`` of the first are answered together, up
-    to ``max_batch`` frames; nobody waits for company once every client that asked in the last second has a
-    request in the queue, so that a lone client never waits. A request is never spread over batches with
-    others' frames: it fits whole, or waits, or (longer than ``max_batch``) is computed alone in slices. So the
+    to ``max_batch`` frames; nobody waits for company once every client that asked or was answered in the last
+    second has a request in the queue, so that a lone client never waits. A request is never spread over batches
+    with others' frames: it fits whole, or waits, or (longer than ``max_batch``) is computed alone in slices. So the
     batches of a lone client that waits for each answer depend on nothing but its own requests.
 
     Clients share the thread by frames (self-clocked fair queueing): a request's turn is where its client's earlier
@@ -88,7 +88,7 @@ class Batcher:
         self._requests: list[_Request] = []  # by turn
         self._turn = 0  # at which what is served now ends, frames
         self._ends: dict[str, int] = {}  # client -> the turn at which its requests end
-        self._asked: dict[str, float] = {}  # client -> when it asked last
+        self._asked: dict[str, float] = {}  # client -> when it asked, or was answered, last
         self._chores: deque[tuple[Callable[[], Any], Future]] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -227,6 +227,8 @@ class Batcher:
             for request in batch:
                 self._answer([request])
             return
+        with self._wake:  # who is answered now may ask again at once
+            self._asked |= {request.client: time.monotonic() for request in batch}
         for request, answer in zip(batch, result or [None] * len(batch), strict=True):
             _settle(request.answer, answer, error)
 

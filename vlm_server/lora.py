@@ -101,11 +101,11 @@ def add_saved(tree: torch.nn.Module, saved: Saved, name: str) -> dict[str, torch
     Raises:
         AdapterInvalid: tensors that do not fit the model.
     """
-    add_fresh(tree, saved.config, name, seed=0)
-    tensors = {_PREFIX + key: value for key, value in get_peft_model_state_dict(tree, adapter_name=name).items()}
     try:
+        add_fresh(tree, saved.config, name, seed=0)
+        tensors = {_PREFIX + key: value for key, value in get_peft_model_state_dict(tree, adapter_name=name).items()}
         overwrite(tensors, saved)
-    except AdapterInvalid:
+    except BaseException:  # out of memory, too
         remove(tree, name)
         raise
     return tensors

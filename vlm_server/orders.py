@@ -112,6 +112,7 @@ class OrderBook:
         """All orders, by number. One that has changed since it was written is put aside under another name."""
         orders = []
         for file in self._folder.glob("*.json"):
+            file.read_bytes()  # an error here says nothing about the file: it is not put aside
             try:
                 fields = sealed_files.unseal(file)
                 orders.append(Order(**fields | {"config": TuningConfig(**fields["config"])}))

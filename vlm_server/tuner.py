@@ -93,9 +93,9 @@ class Tuner:
 
     def cancel(self, job: jobs.Job) -> jobs.Progress:
         """As ``jobs.Jobs.cancel``; a restart does not bring the job back."""
-        if job.progress.state not in jobs.ENDED:
-            self._book.remove(job.id)
-        return self.jobs.cancel(job)
+        progress = self.jobs.cancel(job)
+        self._book.remove(job.id)  # nothing, if it had ended
+        return progress
 
     def close(self, timeout_s: float | None = None) -> None:
         """Puts all open jobs off until ``resume``; waits ``timeout_s`` at most for the one that runs."""

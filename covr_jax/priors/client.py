@@ -139,7 +139,7 @@ class GrpcPrior:
         progress: Progress | None = None,
         selection: Mapping[str, float] | None = None,
     ) -> TuningReport:
-        """Uploads the samples, tunes a version from ``parent`` ("": the active one) and activates it.
+        """Uploads the samples, tunes a version from ``parent`` ("": the one that answers) and activates it.
 
         Returns when the job has ended, within ``config.deadline_s`` seconds. The same samples, settings and parent
         give the version that they gave before: a run that was killed in a round and resumed finds it.
@@ -156,6 +156,7 @@ class GrpcPrior:
                 f"{len(samples)} samples are over the {limit} that the prior server at {self.address} takes"
             )
         end = time.monotonic() + config.deadline_s
+        parent = parent or (self.version if self.run else "")  # which another job may have replaced on the server
         job = ""
         try:
             uploaded = self._tuning.UploadSamples(self._upload(samples), timeout=_left(end))
@@ -165,7 +166,7 @@ class GrpcPrior:
                 parent=parent,
                 config=tuning,
                 activate=True,
-                request_id=_request_id(parent or self.version, uploaded.digest, tuning),
+                request_id=_request_id(parent, uploaded.digest, tuning),
                 promotion=wire.PROMOTIONS[config.promotion],
                 keep_latest=config.keep_adapters,
                 selection={name: value for name, value in (selection or {}).items() if math.isfinite(value)},

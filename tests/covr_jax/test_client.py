@@ -371,7 +371,7 @@ def test_samples_are_uploaded_in_chunks_below_2_mb_and_tuned(fake, prior):
     assert list(sent[3].action) == [0.25, -1.0] and sent[3].observation.frame.data == bytes([3]) * 30_000
 
     (start,) = fake.starts
-    assert (start.run, start.dataset, start.parent, start.activate) == ("r1", "d7", "", True)
+    assert (start.run, start.dataset, start.parent, start.activate) == ("r1", "d7", "base", True)
     assert len(start.request_id) == 32
     assert (start.promotion, start.keep_latest) == (pb.PROMOTION_ALWAYS, 32) and dict(start.selection) == {"tau": 0.25}
     assert prior.version == "v3" and prior.digest == "d3"

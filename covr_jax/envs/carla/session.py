@@ -172,7 +172,7 @@ class Session:
     def _tried(self, what: str, step: Callable[[], Any]) -> bool:
         try:
             step()
-        except RuntimeError as error:
+        except Exception as error:  # the library raises IndexError and TypeError as well; the next step must still come
             print(f"carla: could not {what}: {' '.join(str(error).split())}", file=sys.stderr)
             return False
         return True

@@ -26,7 +26,7 @@ from covr_jax.envs.driving.world import Control, WorldLost
 def main(descriptor: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    parent, link = os.getppid(), Connection(int(descriptor))
+    link = Connection(int(descriptor))
     told = json.loads(link.recv_bytes())
     world = build(told)
     try:
@@ -36,7 +36,7 @@ def main(descriptor: str) -> None:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         world.close()
-        if told["server_group"] is not None and os.getppid() != parent:  # nobody else is left to end it
+        if told["server_group"] is not None and os.getppid() != told["parent"]:  # nobody else is left to end it
             os.killpg(told["server_group"], signal.SIGKILL)
 
 

@@ -124,7 +124,7 @@ class CarlaWorld:
         theirs.close()
         self.restarts += 1
         group = None if self._server is None else self._server.group
-        self._link.send_bytes(json.dumps(self._told | {"server_group": group}).encode())
+        self._link.send_bytes(json.dumps(self._told | {"server_group": group, "parent": os.getpid()}).encode())
 
     def _call(self, name: str, *arguments: Any, within_s: float | None = None) -> Any:
         """The client's answer: a JSON value, or bytes. Raises WorldLost, ValueError."""
