@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from covr_jax.loop import Trainer
+from covr_jax.methods import BASES
 from covr_jax.types import Observation
 from experiments.bench.shared import Silent, endless, timed, write
 from experiments.command_line import fail, prepare
@@ -83,6 +84,8 @@ def main(argv: list[str]) -> None:
             env = stack.enter_context(environment(config))
         except ValueError as error:
             fail(str(error))
+        if BASES[config.learner.base].sampler.wants_errors:
+            fail(f"base {config.learner.base} wants errors after each update: its updates are not measured alone")
         trainer = stack.enter_context(Trainer(config, env, [], Silent()))
         alone = Alone(trainer)
         for turn in range(_EPISODES.value + 1):

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.bench.shared import endless, write
+from experiments import configuration
+from experiments.bench.shared import write
 from experiments.command_line import fail, prepare
 
 _PRESET = flags.DEFINE_string("preset", "rad", "As of experiments.train.")
@@ -31,13 +32,13 @@ _LIMIT_S = flags.DEFINE_float("limit_s", 600.0, "Seconds after which a start has
 _SET = flags.DEFINE_multi_string("set", [], "As of experiments.train.")
 _OUT = flags.DEFINE_string("out", "", "Also write the figures to this JSON file.")
 _POLL_S = 0.02
+SOON = ["run.random_decisions=5", "run.log_every=1"]  # the first update comes early, and is recorded
 
 
 def start(out: Path, cache: Path) -> dict[str, float]:
     """Seconds to each mark. Raises RuntimeError if the run ends, or the limit passes, before an update."""
-    settings = ["run.random_decisions=5", "run.log_every=1", *_SET.value]
     command = [sys.executable, "-m", "experiments.train", f"--preset={_PRESET.value}", f"--env={_ENV.value}"]
-    command += ["--method=none", f"--out={out}", *(f"--set={setting}" for setting in settings)]
+    command += ["--method=none", f"--out={out}", *(f"--set={setting}" for setting in _settings())]
     begun, marks = time.perf_counter(), {}
     with (out.parent / f"{out.name}.log").open("w+") as log:
         process = subprocess.Popen(
@@ -62,6 +63,10 @@ def start(out: Path, cache: Path) -> dict[str, float]:
     return marks
 
 
+def _settings() -> list[str]:
+    return [*SOON, *_SET.value]
+
+
 def _lines(path: Path) -> list[dict]:
     """The lines that have been written whole."""
     text = path.read_text() if path.exists() else ""
@@ -74,7 +79,8 @@ def main(argv: list[str]) -> None:
         fail(f"unexpected argument {argv[1]!r}; all options start with --")
     starts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     try:
-        config = endless(_PRESET.value, {"env.name": _ENV.value, "learner.method": "none"}, _SET.value)
+        chosen = {"env.name": _ENV.value, "learner.method": "none"}
+        config = configuration.resolve(configuration.build(_PRESET.value, chosen, _settings()).config)
         for turn in range(_TIMES.value):
             with tempfile.TemporaryDirectory() as folder:
                 for kind, marks in starts.items():
