@@ -58,7 +58,7 @@ def test_the_vlm_is_tuned_and_guides(runs):
     assert rounds[0]["frames"] == 1000 and rounds[0]["kept"] >= 32
     assert len(rounds[0]["vlm_returns_before"]) == 1 and len(rounds[0]["vlm_returns_after"]) == 1
     last = read_lines(runs[0] / "metrics.jsonl")[-1]
-    assert last["labels_ok"] > 50 and last["labels_malformed"] == 0  # template decoding
+    assert last["labels_ok"] > 40 and last["labels_malformed"] == 0  # template decoding
     assert last["guidance_loss"] > 0
     assert json.loads((runs[0] / "STATUS.json").read_text())["state"] == "done"
 
