@@ -1,8 +1,8 @@
 """The process of a ClientWorld: ``python -m covr_jax.envs.carla.worker FD``, a child of ``world.CarlaWorld``.
 
 FD is a socket to the parent. The first message says what to build, every further one is a call: JSON both ways, but
-pictures, which are bytes. It ends, and hands the server back, after a fault, after SIGTERM, and when the parent closes
-the socket or dies.
+pictures, which are bytes. It ends, and hands the server back, after a fault, after SIGTERM, and when the parent says
+"end" or dies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,6 +22,8 @@ from covr_jax.config import CarlaConfig, DrivingConfig
 from covr_jax.envs.carla.client_world import ClientWorld
 from covr_jax.envs.driving import scenarios
 from covr_jax.envs.driving.world import Control, WorldLost
+
+DYING_S = 5.0  # from the end of a dying parent's files to its own
 
 
 def main(descriptor: str) -> None:
@@ -32,12 +35,19 @@ def main(descriptor: str) -> None:
     try:
         serve(link, world)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is done
+        _wait_for_death(told["parent"])
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         world.close()
         if told["server_group"] is not None and os.getppid() != told["parent"]:  # nobody else is left to end it
             os.killpg(told["server_group"], signal.SIGKILL)
+
+
+def _wait_for_death(parent: int) -> None:
+    """A parent that dies closes its files before it is gone: until then, or for DYING_S where it lives on."""
+    end = time.monotonic() + DYING_S
+    while os.getppid() == parent and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def build(told: dict[str, Any]) -> ClientWorld:
@@ -48,9 +58,11 @@ def build(told: dict[str, Any]) -> ClientWorld:
 
 
 def serve(link: Connection, world: ClientWorld) -> None:
-    """Answers calls until a fault, which is an answer too. Raises EOFError when there are no more."""
+    """Answers calls until a fault, which is an answer too, or "end". Raises EOFError if the parent goes without it."""
     while True:
         name, *arguments = json.loads(link.recv_bytes())
+        if name == "end":
+            return
         try:
             answer = _call(world, name, arguments)
         except WorldLost as error:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import Pipe
 from pathlib import Path
@@ -170,6 +171,8 @@ class CarlaWorld:
         process, self._process = self._process, None
         if process is None:
             return
+        with suppress(OSError):  # one that has died
+            self._link.send_bytes(b'["end"]')
         self._link.close()  # it cleans up and ends
         for step in (process.terminate, process.kill):
             try:
