@@ -78,12 +78,13 @@ def run_episodes(
 
 
 def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
-    stacks = [FrameStack(frame_stack) for _ in envs]
-    observations: list[Observation] = []
-    for env, stack, seed in zip(envs, stacks, seeds, strict=False):
-        frame, info = env.reset(seed=seed)
-        observations.append(Observation(frame, stack.reset(frame), info["state"]))
-    count = len(seeds)
+    stacks, count = [FrameStack(frame_stack) for _ in envs], len(seeds)
+
+    def begin(i: int) -> Observation:
+        frame, info = envs[i].reset(seed=seeds[i])
+        return Observation(frame, stacks[i].reset(frame), info["state"])
+
+    observations = [begin(i) for i in range(count)]
     observations += [observations[0]] * (len(envs) - count)
     running, returns = [True] * count, np.zeros(count)
     traces = [Episode(0.0, 0, [], []) for _ in range(count)]
@@ -105,8 +106,7 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
             running[i] = not (terminated or truncated)
             totals[i] = info.get("totals")
             if "fault" in info and repeats[i]:
-                frame, info = envs[i].reset(seed=seeds[i])
-                observations[i] = Observation(frame, stacks[i].reset(frame), info["state"])
+                observations[i] = begin(i)
                 traces[i].observations.clear()
                 traces[i].actions.clear()
                 repeats[i], running[i], returns[i], lengths[i] = repeats[i] - 1, True, 0.0, 0

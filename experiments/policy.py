@@ -26,7 +26,7 @@ def load_policy(run: Path, action_dim: int) -> tuple[Learner, Params]:
     config = read_config(run)
     learner = Learner(config.learner, action_dim, config.env.frame_stack)
     try:
-        return learner, load_params(params_path(run), learner.init(0, config.env.render_size).params)
+        return learner, load_params(params_path(run), learner.shapes().params)
     except FileNotFoundError as error:
         raise ValueError(f"{error}; train one with python -m experiments.train --out={run}") from None
 

@@ -203,7 +203,8 @@ def _costs(made: Plan, sites: dict[str, Site]) -> Iterator[str]:
     cores = f", {len(os.sched_getaffinity(0))} cores" if device.platform == "cpu" else ""
     for number, (key, rate) in enumerate(found.rates.items()):
         how = "measured" if number == 0 else "by its arithmetic"
-        yield f"{key[0]}, {key[2]} px, batch {key[9]}: {rate:.3g} updates/s on {device.device_kind}{cores} ({how})"
+        what = f"{key.base}, {key.image_size} px, batch {key.batch_size}"
+        yield f"{what}: {rate:.3g} updates/s on {device.device_kind}{cores} ({how})"
     if (load := os.getloadavg()[0]) > len(os.sched_getaffinity(0)):
         yield f"other work was running meanwhile (load {load:.0f}): an idle machine is faster"
     loads = found.loads

@@ -112,9 +112,9 @@ class OrderBook:
         """All orders, by number. One that has changed since it was written is put aside under another name."""
         orders = []
         for file in self._folder.glob("*.json"):
-            file.read_bytes()  # an error here says nothing about the file: it is not put aside
+            data = file.read_bytes()  # an error here says nothing about the order: it is not put aside
             try:
-                fields = sealed_files.unseal(file)
+                fields = sealed_files.unsealed(data, f"{JOBS}/{file.name}")
                 orders.append(Order(**fields | {"config": TuningConfig(**fields["config"])}))
             except (ValueError, TypeError, KeyError) as error:
                 _log.warning("a tuning job is given up: %s", error)

@@ -31,14 +31,27 @@ def unseal(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, is not such a file, or has changed since.
     """
+    name = f"{file.parent.name}/{file.name}"
     try:
         data = file.read_bytes()
+    except OSError:
+        raise ValueError(f"{name} is missing or unreadable") from None
+    return unsealed(data, name)
+
+
+def unsealed(data: bytes, name: str) -> dict[str, Any]:
+    """The fields of what ``seal`` gave; ``name`` says whose bytes they are.
+
+    Raises:
+        ValueError: it is no such thing, or has changed since.
+    """
+    try:
         fields = json.loads(data)
         fields.pop("seal")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(f"{file.parent.name}/{file.name} is missing or unreadable") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(f"{name} is missing or unreadable") from None
     if seal(fields) != data:
-        raise ValueError(f"{file.parent.name}/{file.name} has changed since it was written")
+        raise ValueError(f"{name} has changed since it was written")
     return fields
 
 

@@ -8,7 +8,6 @@ The base and the guided run take turns, an episode each, in one process. The VLM
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import tempfile
 import time
@@ -19,8 +18,8 @@ import jax
 from absl import app, flags
 
 from covr_jax.loop import Trainer
-from experiments import configuration, environment_info
-from experiments.bench.shared import Silent
+from experiments import configuration
+from experiments.bench.shared import Silent, write
 from experiments.command_line import prepare
 from experiments.policy import environment
 from experiments.run import open_prior
@@ -63,15 +62,12 @@ def main(_) -> None:
         "seconds": seconds,
         "labels": asked,
         "decisions": trainers["dpl"].counters.decisions,
-        "config": dataclasses.asdict(config),
-        "environment": environment_info.describe(),
     }
     print(f"{'episode':>8} {'base s':>8} {'labelled s':>11}")
     for i, (base, labelled) in enumerate(zip(seconds["none"], seconds["dpl"], strict=True)):
         print(f"{i:>8} {base:>8.2f} {labelled:>11.2f}")
     print(f"ratio of the sums {figures['ratio']:.3f}, median of the episodes' {figures['ratio_median_episode']:.3f}")
-    if _OUT.value:
-        Path(_OUT.value).write_text(json.dumps(figures, indent=2) + "\n")
+    write(_OUT.value, figures, config)
 
 
 if __name__ == "__main__":

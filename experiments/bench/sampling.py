@@ -22,13 +22,13 @@ from covr_jax.replay import ReplayBuffer
 from covr_jax.types import Batch
 from experiments.bench.shared import endless, fill, timed, write
 from experiments.command_line import fail, prepare
+from experiments.random_batch import ACTION_DIM
 
 _PRESET = flags.DEFINE_string("preset", "rad", "As of experiments.train.")
 _TRANSITIONS = flags.DEFINE_integer("transitions", 12_500, "In the replay.", lower_bound=100)
 _TURNS = flags.DEFINE_integer("turns", 20, "Measured turns.", lower_bound=1)
 _SET = flags.DEFINE_multi_string("set", [], "As of experiments.train.")
 _OUT = flags.DEFINE_string("out", "", "Also write the figures to this JSON file.")
-ACTION_DIM = 1
 STORAGES = ("host", "device")
 
 

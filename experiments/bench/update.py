@@ -10,25 +10,21 @@ cut beforehand).
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from covr_jax import conv
 from covr_jax.config import Config
 from covr_jax.learner import Learner
 from covr_jax.types import Batch
-from experiments import configuration, environment_info
+from experiments import configuration, update_work
 from experiments.bench import least_work
+from experiments.bench.shared import write
 from experiments.command_line import fail, prepare
 from experiments.random_batch import ACTION_DIM, random_batch
 
@@ -52,8 +48,7 @@ def jax_case(config: Config, batch: Batch) -> tuple[Callable[[], None], dict[str
     learner = Learner(config.learner, ACTION_DIM, config.env.frame_stack)
     critic = learner.init(1, config.env.render_size).target if learner.needs_value_critic else None
     state = learner.init(0, config.env.render_size, critic)
-    with mock.patch.multiple(conv, on_cpu=conv.plain, same_on_cpu=conv.plain_same):  # whose work XLA can count
-        cost = jax.jit(learner.step).lower(state, batch, *learner.draw(state, batch)).cost_analysis() or {}
+    counted = update_work.flops(learner, state, batch)
     batches = jax.tree.map(lambda array: jnp.stack([array] * _UPDATES.value), batch)
 
     def turn() -> None:
@@ -62,7 +57,7 @@ def jax_case(config: Config, batch: Batch) -> tuple[Callable[[], None], dict[str
         jax.block_until_ready(state)
 
     least = least_work.gflop(config.learner, ACTION_DIM, config.env.frame_stack)
-    return turn, {"gflop": cost.get("flops", float("nan")) / 1e9, "least_gflop": least}
+    return turn, {"gflop": counted / 1e9, "least_gflop": least}
 
 
 def torch_case(config: Config, batch: Batch) -> tuple[Callable[[], None], dict[str, float]]:
@@ -124,14 +119,7 @@ def main(argv: list[str]) -> None:
         print(f"{case:>20} {1e3 * middle:>9.1f} {ratio:>7.3f} {gflop:>7.1f} {least:>7.1f} {1e3 * gflop / rate:>9.1f}")
     print(f"matrix products here: {rate:.0f} GFLOP/s; the limit is an update's arithmetic at that rate")
     print("GFLOP as XLA counts it, least from the layers' sizes: of an update that moves the actor too")
-    if _OUT.value:
-        document = {
-            "cases": figures,
-            "sgemm_gflops": rate,
-            "config": dataclasses.asdict(config),
-            "environment": environment_info.describe(),
-        }
-        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+    write(_OUT.value, {"cases": figures, "sgemm_gflops": rate}, config)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Mapping
 from typing import NamedTuple
-from unittest import mock
 
 import jax
 
-from covr_jax import conv
 from covr_jax.config import Config
 from covr_jax.learner import Learner
 from covr_jax.methods import METHODS
 from covr_jax.schedule import tuning_steps
-from experiments import configuration
+from experiments import configuration, update_work
 from experiments.random_batch import ACTION_DIM, random_batch
 from experiments.reproduction.here import Site
 from experiments.reproduction.plan import Plan, critic_frames
@@ -23,6 +22,7 @@ from experiments.reproduction.plan import Plan, critic_frames
 MEASURED_S = 3.0
 SIZES = ("base", "augmentation", "image_size", "filters", "kernels", "strides", "feature_dim", "hidden_dim",
          "model_hidden_dim", "batch_size", "sequence_batch_size")  # fmt: skip
+LearnerKey = namedtuple("LearnerKey", (*SIZES, "render_size", "frame_stack"))
 
 
 class Load(NamedTuple):
@@ -58,7 +58,7 @@ class Cost(NamedTuple):
     """Of a whole plan, one trial after the other. ``rates``: updates a second by learner; the first was measured."""
 
     loads: Load  # summed over all trials, policies and critics
-    rates: dict[tuple, float]
+    rates: dict[LearnerKey, float]
     hours: float
     uncounted: int  # trials whose environment is missing: only their updates are in the hours
 
@@ -93,9 +93,10 @@ def estimate(plan: Plan, sites: Mapping[str, Site]) -> Cost:
     return Cost(Load(*map(sum, zip(*loads, strict=True))), rates, hours, uncounted)
 
 
-def learner_key(config: Config) -> tuple:
+def learner_key(config: Config) -> LearnerKey:
     """What the cost of an update depends on, methods apart: their terms add a few percent."""
-    return (*(getattr(config.learner, name) for name in SIZES), config.env.render_size, config.env.frame_stack)
+    sizes = (getattr(config.learner, name) for name in SIZES)
+    return LearnerKey(*sizes, config.env.render_size, config.env.frame_stack)
 
 
 def _alone(config: Config) -> tuple[Config, Learner]:
@@ -120,10 +121,7 @@ def updates_per_second(config: Config) -> float:
 def flops(config: Config) -> float:
     """Floating-point work of an update of the configuration's base, as XLA counts it; nothing is compiled."""
     config, learner = _alone(config)
-    batch = random_batch(config)
-    drawn = jax.eval_shape(learner.draw, learner.shapes(), batch)
-    with mock.patch.multiple(conv, on_cpu=conv.plain, same_on_cpu=conv.plain_same):  # whose work XLA can count
-        counted = jax.jit(learner.step).lower(learner.shapes(), batch, *drawn).cost_analysis() or {}
-    if not counted.get("flops"):
+    counted = update_work.flops(learner, learner.shapes(), random_batch(config))
+    if math.isnan(counted):
         raise ValueError(f"XLA does not tell the work of base {config.learner.base}")
-    return counted["flops"]
+    return counted

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from covr_jax import conv
 from covr_jax.config import LearnerConfig
 from covr_jax.learner import Learner
 from covr_jax.types import Batch
+from experiments import update_work
 from experiments.bench import least_work
 
 SETTINGS = {"rad": {"augmentation": "crop", "image_size": 84}, "deepmdp": {"augmentation": "none", "image_size": 84}}
@@ -24,10 +23,7 @@ def counted(config: LearnerConfig, render_size: int) -> float:
     scalars, actions = jax.ShapeDtypeStruct((size,), jnp.float32), jax.ShapeDtypeStruct((size, 1), jnp.float32)
     frames = jax.ShapeDtypeStruct((size, 4, render_size, render_size, 3), jnp.uint8)
     batch = Batch(frames, actions, scalars, scalars, actions, scalars)
-    state = learner.shapes()
-    with mock.patch.object(conv, "on_cpu", conv.plain):  # whose work XLA can count
-        views, noise = jax.eval_shape(learner.draw, state, batch)
-        return jax.jit(learner.step).lower(state, batch, views, noise).cost_analysis()["flops"] / 1e9
+    return update_work.flops(learner, learner.shapes(), batch) / 1e9
 
 
 @pytest.mark.parametrize("base", SETTINGS)

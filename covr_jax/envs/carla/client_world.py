@@ -163,9 +163,6 @@ class ClientWorld:
         """Whatever goes wrong within, the server is handed back before it is told."""
         try:
             yield
-        except WorldLost:
-            self.close()
-            raise
         except RuntimeError as error:  # all that the library raises
             self.close()
             raise WorldLost(f"CARLA: {' '.join(str(error).split())}") from error
