@@ -47,7 +47,8 @@ class Summing:
         pass
 
     def init(self, seed, render_size, value_critic):
-        return LearnerState({"sum": np.float32(seed)}, {}, {}, {}, np.int32(0), np.zeros(2, np.uint32), {})
+        zero = np.zeros((), np.int32)
+        return LearnerState({"sum": np.full((), seed, np.float32)}, {}, {}, {}, zero, np.zeros(2, np.uint32), {})
 
     def seen(self, observations):
         return np.stack([each.stack for each in observations])
@@ -61,8 +62,9 @@ class Summing:
 
     def update(self, state, batch):
         total = sum(float(np.asarray(leaf, np.float64).sum()) for leaf in batch if leaf is not None)
-        checksum = np.float32((0.7 * float(state.params["sum"]) + total) % 100)
-        return state.replace(params={"sum": checksum}, updates=np.int32(state.updates + 1)), {"entropy": checksum}
+        checksum = np.full((), (0.7 * float(state.params["sum"]) + total) % 100, np.float32)
+        updates = np.asarray(state.updates + 1, np.int32)
+        return state.replace(params={"sum": checksum}, updates=updates), {"entropy": checksum}
 
 
 @pytest.fixture(autouse=True)
