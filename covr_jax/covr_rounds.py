@@ -18,7 +18,7 @@ Score = Callable[[np.ndarray], np.ndarray]  # replay ids int [N] -> scores float
 
 
 class Steps(NamedTuple):
-    """N steps of D_f, oldest first."""
+    """N steps of D_f, episode by episode in the order in which these ended."""
 
     ids: np.ndarray  # int64 [N], transition ids of the replay
     returns: np.ndarray  # float64 [N], discounted return-to-go g, reward units

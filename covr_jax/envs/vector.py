@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -68,7 +69,7 @@ class Workers:
         self.count = count
         self._links: list[Connection] = []
         self._processes: list[subprocess.Popen] = []
-        self._asked = range(count)
+        self._asked: list[int] = []  # whose answers are to come
         try:
             for _ in range(count):
                 self._start()
@@ -103,9 +104,7 @@ class Workers:
             except (EOFError, ConnectionResetError):
                 raise WorkerDied(f"{self._name(i)}: {self._end(i)}") from None
             if isinstance(answer, Failed):
-                raise WorkerFailed(f"{self._name(i)}: {answer.line}") if answer.refused is None else answer.refused(
-                    answer.line
-                )
+                raise answer.refused(answer.line) if answer.refused else WorkerFailed(f"{self._name(i)}: {answer.line}")
             answers[i] = answer
         return answers
 
@@ -113,9 +112,10 @@ class Workers:
         """Ends the processes, after the step that is under way or after GRACE_S. Safe to repeat."""
         for link in self._links:
             link.close()
+        end = time.monotonic() + GRACE_S
         for process in self._processes:
             try:
-                process.wait(timeout=GRACE_S)
+                process.wait(timeout=max(end - time.monotonic(), 0.0))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
