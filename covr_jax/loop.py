@@ -67,7 +67,7 @@ class Trainer:
         environments = env if isinstance(env, Workers) else InThisProcess(env)
         count = environments.count
         if count != config.run.num_envs:
-            raise ValueError(f"run.num_envs={config.run.num_envs}, but the trainer was given {count}")
+            raise ValueError(f"run.num_envs={config.run.num_envs}, but the trainer was given {count}: set it to that")
         if count > 1 and config.replay.capacity < count * env.max_decisions:
             raise ValueError(
                 f"replay.capacity={config.replay.capacity}: must hold an episode of each of run.num_envs={count} "
