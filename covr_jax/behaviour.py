@@ -13,9 +13,10 @@ from covr_jax.config import RunConfig
 KINDS = ("policy", "hybrid_step", "hybrid_episode", "prior")
 
 
-def prior_acts(run: RunConfig, decision: int, episode: int) -> bool:
-    """Whether this decision is the prior's turn; a function of the seed and the two counters, which begin at 0.
+def prior_acts(run: RunConfig, decision: int, episode: int, turn: int | None = None) -> bool:
+    """Whether this decision is the prior's turn; a function of the seed and the counters, which begin at 0.
 
+    ``turn``: number of the decision in its environment, where there are several; ``decision`` without it.
     ``policy``: never. ``hybrid_step``: the last of every ``behaviour_every`` decisions. ``hybrid_episode``: all
     decisions of an episode, with probability ``behaviour_share``. ``prior``: always, the random warm-up included (VBE).
     The hybrids leave the random warm-up alone (E22). Table 12's columns look shifted: its header's 2, 5, 10, 15 and 20
@@ -26,7 +27,7 @@ def prior_acts(run: RunConfig, decision: int, episode: int) -> bool:
     if run.behaviour == "policy" or decision < run.random_decisions:
         return False
     if run.behaviour == "hybrid_step":
-        return decision % run.behaviour_every == run.behaviour_every - 1
+        return (decision if turn is None else turn) % run.behaviour_every == run.behaviour_every - 1
     if run.behaviour == "hybrid_episode":
         return bool(seeds.generator(run.seed, "behaviour", episode).random() < run.behaviour_share)
     raise ValueError(f"run.behaviour {run.behaviour!r} is unknown; allowed: {', '.join(KINDS)}")

@@ -217,6 +217,7 @@ class RunConfig:
     seed: int = 1
     steps: int = 100_000  # budget in step_unit
     step_unit: str = "frames"  # frames | decisions: the unit of steps, psi, cold start and label period (S1)
+    num_envs: int = 1  # that training drives at once; several are in processes of their own
     behaviour: str = "policy"  # policy | hybrid_step | hybrid_episode | prior: who acts while learning (E29)
     behaviour_every: int = 10  # hybrid_step: the prior acts in one of so many decisions
     behaviour_share: float = 0.2  # hybrid_episode: probability that the prior drives a whole episode

@@ -18,7 +18,7 @@ Score = Callable[[np.ndarray], np.ndarray]  # replay ids int [N] -> scores float
 
 
 class Steps(NamedTuple):
-    """N steps of D_f, oldest first."""
+    """N steps of D_f, episode by episode in the order in which these ended."""
 
     ids: np.ndarray  # int64 [N], transition ids of the replay
     returns: np.ndarray  # float64 [N], discounted return-to-go g, reward units
@@ -40,55 +40,56 @@ class ReturnMemory:
 
     ``open_episode`` says what becomes of the running episode's steps when a round fires: ``drop`` forgets them,
     ``truncate`` takes them with the return of the rewards so far. Later steps of that episode go to the next round.
+    Each of N ``environments`` has a running episode of its own.
     """
 
-    def __init__(self, discount: float, open_episode: str):
+    def __init__(self, discount: float, open_episode: str, environments: int = 1):
         self._discount = discount
         self._truncate = open_episode == "truncate"
-        self._closed: list[Steps] = []
-        self._open: list[tuple[int, float, int, dict]] = []  # id, reward, time, state
-        self._time = 0
+        self._closed: list[Steps] = []  # whole episodes, in the order in which they ended
+        # Of each environment: id, reward, time, state.
+        self._open: list[list[tuple[int, float, int, dict]]] = [[] for _ in range(environments)]
+        self._time = [0] * environments
 
-    def step(self, transition: int, reward: float, state: dict[str, float], enters: bool = True) -> None:
+    def step(
+        self, transition: int, reward: float, state: dict[str, float], enters: bool = True, environment: int = 0
+    ) -> None:
         """Notes one step; with ``enters`` false only its time counts (a warm-up step that stays out, C20)."""
         if enters:
-            self._open.append((transition, reward, self._time, state))
-        self._time += 1
+            self._open[environment].append((transition, reward, self._time[environment], state))
+        self._time[environment] += 1
 
-    def close_episode(self) -> None:
-        self._close_steps()
-        self._time = 0
+    def close_episode(self, environment: int = 0) -> None:
+        self._close_steps(environment)
+        self._time[environment] = 0
 
     def take(self) -> Steps:
         """All steps since the last call; D_f is empty afterwards."""
-        if self._truncate:
-            self._close_steps()
-        self._open = []
+        for environment, steps in enumerate(self._open):
+            if self._truncate:
+                self._close_steps(environment)
+            steps.clear()
         taken, self._closed = self._joined(), []
         return taken
 
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs: JSON values and arrays."""
-        ids, rewards, time, states = zip(*self._open, strict=True) if self._open else ((), (), (), ())
         closed = self._joined()
         return {
             "closed": closed._asdict() | {"states": _table(closed.states)},
-            "open": {
-                "ids": np.asarray(ids, np.int64),
-                "rewards": np.asarray(rewards, np.float64),
-                "time": np.asarray(time, np.int64),
-                "states": _table(states),
-            },
-            "time": self._time,
+            "open": [_columns(steps) for steps in self._open],
+            "time": list(self._time),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on where another was."""
-        closed, running = state["closed"], state["open"]
+        closed = state["closed"]
         self._closed = [Steps(**closed | {"states": _rows(closed["states"])})]
-        columns = (running["ids"].tolist(), running["rewards"].tolist(), running["time"].tolist())
-        self._open = list(zip(*columns, _rows(running["states"]), strict=True))
-        self._time = state["time"]
+        self._open = [
+            list(zip(*(each[name].tolist() for name in ("ids", "rewards", "time")), _rows(each["states"]), strict=True))
+            for each in state["open"]
+        ]
+        self._time = list(state["time"])
 
     def _joined(self) -> Steps:
         if not self._closed:
@@ -100,21 +101,23 @@ class ReturnMemory:
             [state for s in self._closed for state in s.states],
         )
 
-    def _close_steps(self) -> None:
-        if self._open:
-            ids, rewards, time, states = zip(*self._open, strict=True)
+    def _close_steps(self, environment: int) -> None:
+        steps = self._open[environment]
+        if steps:
+            ids, rewards, time, states = zip(*steps, strict=True)
             to_go = returns.to_go(np.asarray(rewards, np.float64), self._discount)
             self._closed.append(Steps(np.asarray(ids, np.int64), to_go, np.asarray(time, np.int64), list(states)))
-        self._open = []
+        steps.clear()
 
 
 class Rounds:
     """Counts steps, tells when a round is due, and filters what it is tuned on."""
 
-    def __init__(self, config: RoundsConfig, discount: float, action_dim: int):
+    def __init__(self, config: RoundsConfig, discount: float, action_dim: int, environments: int = 1):
         self.config = config
         self._action_dim = action_dim
-        self.memory = ReturnMemory(discount if config.discount is None else config.discount, config.open_episode)
+        discount = discount if config.discount is None else config.discount
+        self.memory = ReturnMemory(discount, config.open_episode, environments)
         self.done = 0  # c, rounds done
         self.adapter_round = 0  # tuning iteration of the adapter that answers
         self._steps = 0  # f, steps since the last round
@@ -229,6 +232,17 @@ def _samples(filtered: Filtered, replay: ReplayBuffer) -> list[Sample]:
         Sample(frames[n], steps.states[i], actions[n], float(steps.returns[i]))
         for n, i in enumerate(kept)
     ]
+
+
+def _columns(steps: Sequence[tuple[int, float, int, dict]]) -> dict[str, Any]:
+    """Steps of a running episode as arrays."""
+    ids, rewards, time, states = zip(*steps, strict=True) if steps else ((), (), (), ())
+    return {
+        "ids": np.asarray(ids, np.int64),
+        "rewards": np.asarray(rewards, np.float64),
+        "time": np.asarray(time, np.int64),
+        "states": _table(states),
+    }
 
 
 def _table(states: Sequence[dict[str, float]]) -> dict[str, Any]:

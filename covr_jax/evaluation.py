@@ -10,7 +10,7 @@ import numpy as np
 
 from covr_jax.envs.stack import FrameStack
 from covr_jax.learner import Learner
-from covr_jax.priors.source import PriorSource
+from covr_jax.priors.source import PriorSource, PriorUnavailable
 from covr_jax.schedule import asks
 from covr_jax.types import Before, Observation, Params
 
@@ -62,6 +62,29 @@ class PriorPolicy:
                     self._held[i] = label.action
         self._decision += 1
         return self._held.copy()
+
+
+def prior_actions(
+    prior: PriorSource, episode: Episode, period: int, steps_per_decision: int, action_dim: int, group: int
+) -> np.ndarray | None:
+    """What the prior, asked as ``PriorPolicy`` does but ``group`` pictures at once, would have done in an episode.
+
+    float32 [T, A], NaN where there was no valid answer; None if it cannot be reached.
+    """
+    step = steps_per_decision
+    asked = [t for t in range(episode.decisions) if asks((t - 1) * step, t * step, period, t == 0)]
+    try:
+        labels = [
+            label
+            for i in range(0, len(asked), group)
+            for label in prior.predict([episode.observations[t] for t in asked[i : i + group]])
+        ]
+    except PriorUnavailable:
+        return None
+    actions = np.full((episode.decisions, action_dim), np.nan, np.float32)
+    for t, label in zip(asked, labels, strict=True):
+        actions[t:] = np.nan if label.action is None else label.action
+    return actions
 
 
 def run_episodes(

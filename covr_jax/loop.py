@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import jax
@@ -16,38 +16,20 @@ import numpy as np
 from covr_jax import behaviour, compiles, parallel, seeds
 from covr_jax.config import Config
 from covr_jax.covr_rounds import Rounds, Score, run_round
-from covr_jax.envs.stack import FrameStack
-from covr_jax.evaluation import Episode, PriorPolicy, mean_policy, run_episodes
+from covr_jax.envs.orders import Begun, Moved
+from covr_jax.envs.vector import InThisProcess, Workers
+from covr_jax.evaluation import Episode, PriorPolicy, mean_policy, prior_actions, run_episodes
 from covr_jax.learner import Learner
 from covr_jax.methods import METHODS
-from covr_jax.priors.labels import Answered, HeldLabels
+from covr_jax.priors.labels import HeldLabels
 from covr_jax.priors.pipeline import PriorPipeline
-from covr_jax.priors.source import GradedPrior, PriorSource, PriorUnavailable, TunablePrior
+from covr_jax.priors.source import GradedPrior, PriorSource, TunablePrior
+from covr_jax.recording import Recorder
 from covr_jax.replay import samplers
 from covr_jax.replay.buffer import ReplayBuffer
-from covr_jax.schedule import asks
 from covr_jax.stopwatch import Stopwatch
-from covr_jax.types import Array, Batch, Before, LearnerState, Observation, Params
-
-
-class Recorder(Protocol):
-    """Where a run's records go. Every record carries ``frames`` and ``decisions``."""
-
-    def metrics(self, record: dict[str, Any]) -> None: ...
-    def evaluation(self, record: dict[str, Any], video: Episode | None, prior_actions: np.ndarray | None) -> None:
-        """``prior_actions``: float32 [T, A] for the video's frames, NaN where there was no valid answer."""
-
-    def round(self, record: dict[str, Any]) -> None: ...
-    def label(self, record: dict[str, Any], answered: Answered) -> None: ...
-    def timing(self, record: dict[str, Any]) -> None: ...
-    def progress(self, steps: int, notes: dict[str, str]) -> None: ...
-    def policy(self, state: LearnerState) -> None:
-        """Keeps the parameters for evaluation: those of the latest evaluation, or of an interruption after it."""
-
-    def checkpoint(
-        self, decisions: int, learner: LearnerState, state: dict[str, Any], replay: ReplayBuffer
-    ) -> None:
-        """Keeps all that ``Trainer.restore`` needs. Raises OSError if it cannot."""
+from covr_jax.tracks import Track, Tracks
+from covr_jax.types import Array, Batch, LearnerState, Params
 
 
 @dataclass
@@ -64,12 +46,15 @@ class Trainer:
 
     Its state between two decisions is the learner's, the replay's and that of ``state``. Nothing else is needed to go
     on, for random numbers are functions of the counters, and an episode is one of its seed and the actions.
+
+    ``env``: one environment, or run.num_envs of them in processes of their own. Each decides once in a turn; decisions
+    and episodes are numbered in the order of the environments, whichever of them is ready first.
     """
 
     def __init__(
         self,
         config: Config,
-        env: gymnasium.Env,
+        env: gymnasium.Env | Workers,
         eval_envs: Sequence[gymnasium.Env],
         recorder: Recorder,
         prior: PriorSource | None = None,
@@ -79,6 +64,16 @@ class Trainer:
         method = METHODS[config.learner.method]
         self._action_dim = env.action_space.shape[0]
         size, stack = config.env.render_size, config.env.frame_stack
+        environments = env if isinstance(env, Workers) else InThisProcess(env)
+        count = environments.count
+        if count != config.run.num_envs:
+            raise ValueError(f"run.num_envs={config.run.num_envs}, but the trainer was given {count}: set it to that")
+        if count > 1 and config.replay.capacity < count * env.max_decisions:
+            raise ValueError(
+                f"replay.capacity={config.replay.capacity}: must hold an episode of each of run.num_envs={count} "
+                f"environments, {count * env.max_decisions} transitions here, or no checkpoint could be gone on with"
+            )
+        self._tracks = Tracks(environments, stack, config.run.seed)
         graded = method.asks_prior and isinstance(prior, GradedPrior)
         mesh = parallel.local_mesh(config.learner.devices)
         self.learner = Learner(config.learner, self._action_dim, stack, graded, mesh)
@@ -95,6 +90,7 @@ class Trainer:
             remembers=base.sight.remembers,
             sequences=(config.learner.sequence_batch_size, base.sequence) if base.sequence else None,
             storage=config.replay.storage,
+            environments=count,
         )
         self.replay.graded = graded
         self.counters = Counters()
@@ -108,15 +104,14 @@ class Trainer:
         if self.prior is not None:
             prior_config = config.prior
             self.pipeline = PriorPipeline(prior, prior_config.lag, prior_config.group, required=prior_config.required)
-            self.labels = HeldLabels(self.pipeline, self.replay, prior_config)
+            self.labels = HeldLabels(self.pipeline, self.replay, prior_config, count)
         if self.prior is not None and method.tunes_prior:
-            self.rounds = Rounds(config.rounds, config.learner.discount, self._action_dim)
+            self.rounds = Rounds(config.rounds, config.learner.discount, self._action_dim, count)
             self.replay.trusted_from = self.rounds.trusted_from
-        self._stack = FrameStack(stack)
         self._drawer = ThreadPoolExecutor(1, "replay")
         self._act_key = jax.random.key(seeds.integer(config.run.seed, "action"))
         self._metrics: dict[str, Any] = {}  # of the latest update or updates, still on the device
-        self._td_errors: Array | None = None  # of the latest updates, still on the device, if the sampler wants them
+        self._td_errors: list[Array] = []  # of the latest updates, still on the device, if the sampler wants them
         self._episode_return = self._evaluation_mean = math.nan
         self._vlm_returns: dict[str, list[float]] = {}  # adapter version -> returns of the VLM alone
         self._notes: dict[str, str] = {}
@@ -149,19 +144,23 @@ class Trainer:
             before = self.steps
             self.episode()
             every = self.config.run.checkpoint_every
-            if not self.finished and self.steps // every > before // every:
+            if not self.finished and self.steps // every > before // every and self._repeatable:
                 self._checkpoint()
         if self.steps >= self.config.run.steps:
             if self.labels is not None:
                 self.labels.drain()
         else:  # otherwise the last evaluation has kept the policy
             self.recorder.policy(self.state)
-        # Without its first frames, or in a simulator that repeats none, an episode cannot be gone on with: the
-        # checkpoint before it stays the newest.
-        repeatable = getattr(self.env, "repeatable", True) or not self.replay.running
-        if repeatable and np.all(self.replay.contains(np.asarray(self.replay.running))):
+        if self._repeatable:  # otherwise the checkpoint before stays the newest
             self._checkpoint()
         return self.state
+
+    @property
+    def _repeatable(self) -> bool:
+        """Whether the running episodes can be gone on with: they have their first frames, and a simulator that repeats.
+        """
+        running = self._tracks.frames(self.replay)
+        return not len(running) or (getattr(self.env, "repeatable", True) and bool(self.replay.contains(running).all()))
 
     # --- state -----------------------------------------------------------------------------------------------
 
@@ -171,6 +170,7 @@ class Trainer:
         self._feed_back()
         return {
             "counters": asdict(self.counters),
+            "tracks": self._tracks.state(),
             "metrics": {name: self._latest(name) for name in self._metrics},
             "episode_return": self._episode_return,
             "evaluation_mean": self._evaluation_mean,
@@ -187,7 +187,8 @@ class Trainer:
         """Makes a new trainer of the same configuration what another was when its ``snapshot`` was taken.
 
         ``frames``: of the replay, as of ``ReplayBuffer.restore``. Raises ValueError for another adapter, and
-        PriorUnavailable if the prior cannot answer with the adapter version of then.
+        PriorUnavailable if the prior cannot answer with the adapter version of then; ValueError also if an environment
+        shows other frames than it did.
         """
         # Copies, tied to no device: restored arrays are tied to theirs, and the update would be compiled anew for them.
         self.state = jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), learner)
@@ -206,6 +207,8 @@ class Trainer:
             self.replay.trusted_from = self.rounds.trusted_from
         if self.labels is not None:
             self.labels.restore(state["labels"])
+        with self.watch.part("env"):
+            self._tracks.restore(state["tracks"], self.replay)
 
     def _checkpoint(self) -> None:
         with self.watch.part("checkpoint"):
@@ -214,122 +217,132 @@ class Trainer:
     # --- one episode, one decision ---------------------------------------------------------------------------
 
     def episode(self) -> None:
-        """One episode, or the rest of one that was checkpointed, or what the budget leaves of it."""
-        with self.watch.part("env"):
-            observation, total = self._repeat() if self.replay.running else self._begin()
-        over = False
-        while not over and not self.finished:
-            reward, observation, over = self._decision(observation, first=len(self.replay.running) == 1)
-            total += reward
-        if over:
-            self._episode_return = total
-            if self.labels is not None:
-                self.labels.end_episode()
+        """Decides until an episode ends in an environment or the budget does."""
+        while not self.finished and not self._decision():
+            pass
 
-    def _begin(self) -> tuple[Observation, float]:
-        observation = self._reset()
-        self.replay.begin(observation.frame)
-        return observation, 0.0
+    def _decision(self) -> bool:
+        """One decision in each environment; where no episode is running, one begins instead. True if one has ended.
 
-    def _repeat(self) -> tuple[Observation, float]:
-        """Drives the running episode again to where it was: no simulator can tell all of its state.
-
-        Raises ValueError if the environment shows other frames than it did.
-        """
-        ids, total = np.asarray(self.replay.running), 0.0
-        observation = self._reset()
-        frames = [observation.frame]
-        for action in self.replay.actions(ids[:-1]):
-            frame, reward, _, _, info = self.env.step(action)
-            before = Before(observation.stack, action)
-            observation = Observation(frame, self._stack.push(frame), info["state"], before)
-            total += reward
-            frames.append(frame)
-        if not np.array_equal(np.stack(frames), self.replay.frames(ids)):
-            raise ValueError(
-                f"{self.config.env.name} does not repeat episode {self.counters.episodes}: resume where it ran before, "
-                "or move the newest checkpoint away, and the one before it is used"
-            )
-        return observation, total
-
-    def _reset(self) -> Observation:
-        """The start of the current episode, a function of the seed and its number."""
-        frame, info = self.env.reset(seed=seeds.integer(self.config.run.seed, "episode", self.counters.episodes))
-        return Observation(frame, self._stack.reset(frame), info["state"])
-
-    def _decision(self, observation: Observation, first: bool) -> tuple[float, Observation, bool]:
-        """RAD's order: act, update, step. The update is dispatched before the simulator steps; both overlap.
-
-        Acting waits for the update before it; meanwhile the batch is drawn.
+        RAD's order: act, update, step. The updates are dispatched before the simulators step; both overlap. Acting
+        waits for the updates before it; meanwhile the batches are drawn.
         """
         decision, before = self.counters.decisions, self.steps
-        if self.labels is not None:
-            with self.watch.part("prior_wait"):
-                self.labels.collect(decision)
-            if self.rounds is None or self.rounds.asking:
-                iteration = 0 if self.rounds is None else self.rounds.done
-                self.labels.observe(decision, before, observation, first, iteration)
-                if self.config.run.behaviour != "policy":
-                    self.labels.collect(decision)  # without a lag the answer is there already
-        drawn = self._draw_ahead(decision)
-        action = self._act(observation, decision)
+        acting = self._tracks.acting
+        if acting and self.labels is not None:
+            self._ask(acting, decision)
+        drawn = self._draw_ahead(range(decision, decision + len(acting)))
+        actions = self._act(acting, decision)
+        self._tracks.send(actions)
         if drawn is not None:
             self._learn(drawn)
         with self.watch.part("env"):
-            frame, reward, terminated, truncated, info = self.env.step(action)
-        over = terminated or truncated
-        transition = self.replay.add(action, reward, float(not terminated), frame, over)
-        self.counters.decisions += 1
-        self.counters.frames += info["frames"]
-        self.counters.episodes += over
-        if self.labels is not None:
-            self.labels.attach(decision, transition, action)
-        if self.rounds is not None:
-            self._advance_rounds(decision, transition, reward, observation, over, self.steps - before)
-        self._report(before)
-        after = Observation(frame, self._stack.push(frame), info["state"], Before(observation.stack, action))
-        return reward, after, over
+            answers = self._tracks.receive()
+        ended = []
+        for track, answer in answers:
+            if isinstance(answer, Begun):
+                self.replay.begin(answer.frames[0])
+                track.begin(answer)
+            elif self._store(track, actions[track.index], answer):
+                ended.append(track)
+        if acting and self.rounds is not None and self.rounds.advance(self.steps - before):
+            self._run_round()
+        if acting:
+            self._report(before)
+        for track in ended:
+            self._episode_return = track.total
+            if self.labels is not None:
+                self.labels.end_episode(track.index)
+        return bool(ended)
 
-    def _act(self, observation: Observation, decision: int) -> np.ndarray:
-        if behaviour.prior_acts(self.config.run, decision, self.counters.episodes):
-            if (action := self.labels.held) is not None:
+    def _ask(self, acting: list[Track], decision: int) -> None:
+        """Takes the answers that are due, and asks about what the environments show."""
+        run = self.config.run
+        with self.watch.part("prior_wait"):
+            self.labels.collect(decision)
+        if self.rounds is not None and not self.rounds.asking:
+            return
+        iteration = 0 if self.rounds is None else self.rounds.done
+        for number, track in enumerate(acting, decision):
+            steps = track.frames if run.step_unit == "frames" else track.decisions
+            self.labels.observe(number, steps, track.observation, track.first, iteration, track.index)
+        if run.behaviour != "policy":
+            self.labels.collect(decision)  # without a lag the answers are there already
+
+    def _act(self, acting: list[Track], decision: int) -> dict[int, np.ndarray]:
+        """The actions float32 [A], by environment. The policy is asked for all at once, or not at all."""
+        chosen = {track.index: self._given(track, number) for number, track in enumerate(acting, decision)}
+        if any(action is None for action in chosen.values()):
+            with self.watch.part("act"):
+                key = jax.random.fold_in(self._act_key, decision)
+                seen = self.learner.seen(self._tracks.shown)
+                sampled = np.asarray(self.learner.sample_action(self.state.params, seen, key))
+            chosen = {index: sampled[index] if action is None else action for index, action in chosen.items()}
+        return chosen
+
+    def _given(self, track: Track, decision: int) -> np.ndarray | None:
+        """The prior's action, or a random one; None where it is the policy's turn."""
+        if behaviour.prior_acts(self.config.run, decision, track.episode, track.decisions):
+            if (action := self.labels.held(track.index)) is not None:
                 self.counters.prior_driven += 1
                 return action
             self.counters.prior_missed += 1
         if decision < self.config.run.random_decisions:
             rng = seeds.generator(self.config.run.seed, "random_action", decision)
             return rng.uniform(-1, 1, self._action_dim).astype(np.float32)
-        with self.watch.part("act"):
-            key = jax.random.fold_in(self._act_key, decision)
-            return np.asarray(self.learner.sample_action(self.state.params, self.learner.seen([observation]), key))[0]
+        return None
 
-    def _draw_ahead(self, decision: int) -> Future[Batch] | None:
-        """Begins to draw what this decision learns from, in a thread of its own; None if it does not learn.
+    def _store(self, track: Track, action: np.ndarray, moved: Moved) -> bool:
+        """Takes in what an action led to. Returns whether the episode is over."""
+        decision, run = self.counters.decisions, self.config.run
+        over = moved.terminated or moved.truncated
+        transition = self.replay.add(action, moved.reward, float(not moved.terminated), moved.frame, over)
+        self.counters.decisions += 1
+        self.counters.frames += moved.info["frames"]
+        self.counters.episodes += over
+        if self.labels is not None:
+            self.labels.attach(transition, action, track.index)
+        if self.rounds is not None:
+            enters = self.config.rounds.include_warmup or decision >= run.random_decisions
+            self.rounds.memory.step(transition, moved.reward, track.observation.state, enters, track.index)
+            if over:
+                self.rounds.memory.close_episode(track.index)
+        track.move(action, moved)
+        return over
 
-        All that may be drawn is there, labels included, and the replay must not change before ``_learn`` has the batch.
+    def _draw_ahead(self, decisions: range) -> Future[list[Batch]] | None:
+        """Begins to draw what these decisions learn from, in a thread of its own; None if they do not learn.
+
+        All that may be drawn is there, labels included, and the replay must not change before ``_learn`` has the
+        batches.
         """
-        if decision < self.config.run.random_decisions or not len(self.replay):
+        learning = range(max(decisions.start, self.config.run.random_decisions), decisions.stop)
+        if not learning or not len(self.replay):
             return None
-        return self._drawer.submit(self._draw, decision, min(self.steps / self.config.run.steps, 1.0))
+        return self._drawer.submit(self._draw_all, learning, min(self.steps / self.config.run.steps, 1.0))
+
+    def _draw_all(self, decisions: range, progress: float) -> list[Batch]:
+        self._feed_back()
+        return [self._draw(decision, progress) for decision in decisions]
 
     def _draw(self, decision: int, progress: float) -> Batch:
         """The decision's batch, on its way to the device; with a leading K if there are several updates a decision."""
-        self._feed_back()
         config = self.config.learner
         rng = seeds.generator(self.config.run.seed, "replay", decision)
         if config.updates_per_decision == 1:
             return jax.device_put(self.replay.sample(config.batch_size, rng, progress))
         return jax.device_put(self.replay.sample_many(config.updates_per_decision, config.batch_size, rng, progress))
 
-    def _learn(self, drawn: Future[Batch]) -> None:
+    def _learn(self, drawn: Future[list[Batch]]) -> None:
         with self.watch.part("sample"):
-            batch = drawn.result()
+            batches = drawn.result()
+        single = self.config.learner.updates_per_decision == 1
+        update = self.learner.update if single else self.learner.update_many
         with self.watch.part("update"):
-            if self.config.learner.updates_per_decision == 1:
-                self.state, self._metrics = self.learner.update(self.state, batch)
-            else:
-                self.state, self._metrics = self.learner.update_many(self.state, batch)
-            self._td_errors = self._metrics.pop("td_error", None)
+            for batch in batches:
+                self.state, self._metrics = update(self.state, batch)
+                if (errors := self._metrics.pop("td_error", None)) is not None:
+                    self._td_errors.append(errors)
 
     def _latest(self, name: str) -> float:
         """A metric of the latest update; waits for it."""
@@ -337,22 +350,14 @@ class Trainer:
 
     def _feed_back(self) -> None:
         """Waits for the errors of the latest updates, where the sampler wants them."""
-        if self._td_errors is not None:
-            errors, self._td_errors = np.asarray(self._td_errors), None
-            self.replay.feed_back(np.atleast_2d(errors))
+        if self._td_errors:
+            errors, self._td_errors = [np.atleast_2d(np.asarray(each)) for each in self._td_errors], []
+            self.replay.feed_back(np.concatenate(errors))
 
     # --- rounds ----------------------------------------------------------------------------------------------
 
-    def _advance_rounds(
-        self, decision: int, transition: int, reward: float, observation: Observation, over: bool, taken: int
-    ) -> None:
-        run, rounds = self.config.run, self.rounds
-        enters = self.config.rounds.include_warmup or decision >= run.random_decisions
-        rounds.memory.step(transition, reward, observation.state, enters)
-        if over:
-            rounds.memory.close_episode()
-        if not rounds.advance(taken):
-            return
+    def _run_round(self) -> None:
+        rounds = self.rounds
         self.labels.drain()
         with self.watch.part("round"):
             record = run_round(
@@ -360,7 +365,7 @@ class Trainer:
                 self.prior,
                 self.replay,
                 entropy=self._entropy(),
-                seed=seeds.integer(run.seed, "tuning", rounds.done),
+                seed=seeds.integer(self.config.run.seed, "tuning", rounds.done),
                 vlm_alone=self._vlm_alone,
                 progress=self._note_tuning,
                 required=self.config.prior.required,
@@ -488,22 +493,6 @@ class Trainer:
         """
         if video is None or self.prior is None or not self.pipeline.available:
             return None
-        step = self._steps_per_decision
-        asked = [t for t in range(video.decisions) if asks((t - 1) * step, t * step, self.config.prior.period, t == 0)]
-        size = self.config.prior.group
         self.pipeline.settle()
-        try:
-            labels = [
-                label
-                for i in range(0, len(asked), size)
-                for label in self.prior.predict([video.observations[t] for t in asked[i : i + size]])
-            ]
-        except PriorUnavailable:
-            return None
-        actions = np.full((video.decisions, self._action_dim), np.nan, np.float32)
-        for t, label in zip(asked, labels, strict=True):
-            if label.action is not None:
-                actions[t:] = label.action
-            else:
-                actions[t:] = np.nan
-        return actions
+        prior = self.config.prior
+        return prior_actions(self.prior, video, prior.period, self._steps_per_decision, self._action_dim, prior.group)

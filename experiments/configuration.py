@@ -46,6 +46,7 @@ LATER = (
     "rounds.promotion",
     "run.behaviour",
     "run.checkpoint_every",
+    "run.num_envs",
 )
 
 
@@ -235,6 +236,11 @@ def _check_together(config: Config) -> None:
     if config.run.behaviour != "policy" and not methods.METHODS[learner.method].asks_prior:
         asking = ", ".join(name for name, method in methods.METHODS.items() if method.asks_prior)
         raise ValueError(f"run.behaviour={config.run.behaviour} needs a method that asks a prior: {asking}")
+    if config.run.num_envs > 1 and env.name.startswith("carla/"):
+        raise ValueError(
+            f"run.num_envs={config.run.num_envs}: {env.name} allows 1, for its episodes cannot be driven again after a "
+            "checkpoint; toy/, dmc/ and gym/ allow several"
+        )
     due = schedule.tuning_steps(config.run.steps, config.rounds.psi0, config.rounds.schedule)
     longest = max((now - before for before, now in zip([0, *due], due, strict=False)), default=0)
     if methods.METHODS[learner.method].tunes_prior and config.replay.capacity < longest:

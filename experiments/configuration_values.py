@@ -174,6 +174,7 @@ RANGES: dict[str, Range] = {
     "rounds.deadline_s": POSITIVE,
     "run.seed": Range(low=0, high=2**32 - 1),
     "run.steps": POSITIVE,
+    "run.num_envs": Range(low=1, high=256),
     "run.behaviour_every": POSITIVE,
     "run.behaviour_share": SHARE,
     "run.random_decisions": NON_NEGATIVE,

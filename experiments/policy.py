@@ -10,6 +10,7 @@ import gymnasium
 from covr_jax import envs
 from covr_jax.checkpoint import load_params
 from covr_jax.config import Config
+from covr_jax.envs.vector import Workers
 from covr_jax.learner import Learner
 from covr_jax.types import Params
 from experiments.run_directory import read_config
@@ -34,3 +35,11 @@ def load_policy(run: Path, action_dim: int) -> tuple[Learner, Params]:
 def environment(config: Config) -> AbstractContextManager[gymnasium.Env]:
     """The run's environment, closed at the end of the block. Raises ValueError, GlError."""
     return closing(envs.make(config.env))
+
+
+def training_environments(config: Config) -> AbstractContextManager[gymnasium.Env | Workers]:
+    """What the run trains in: ``environment``, or run.num_envs of them in processes of their own.
+
+    Raises WorkerFailed and WorkerDied besides.
+    """
+    return environment(config) if config.run.num_envs == 1 else closing(Workers(config.env, config.run.num_envs))

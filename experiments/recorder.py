@@ -21,7 +21,7 @@ from experiments.video import write_episode
 
 
 class RunRecorder:
-    """Implements ``covr_jax.loop.Recorder``."""
+    """Implements ``covr_jax.recording.Recorder``."""
 
     def __init__(
         self,

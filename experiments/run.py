@@ -28,7 +28,7 @@ from covr_jax.types import Params
 from experiments import configuration, environment_info, value_critic_artefact
 from experiments.configuration import Built
 from experiments.json_lines import plain
-from experiments.policy import environment, load_policy
+from experiments.policy import environment, load_policy, training_environments
 from experiments.recorder import RunRecorder
 from experiments.run_directory import RunDirectory, is_done, read_config, read_environment, write_json
 
@@ -45,7 +45,7 @@ def run(built: Built, out: Path, overwrite: bool = False, resume: bool = False) 
 
     The first SIGINT or SIGTERM lets the decision under way end and a checkpoint be written, then KeyboardInterrupt or
     Terminated is raised; the second raises it at once. Raises ValueError, GlError, PriorUnavailable, TuningFailed,
-    PriorDied, and OSError if the disk is full.
+    PriorDied, WorkerFailed, WorkerDied, and OSError if the disk is full.
     """
     resume = resume and (out / "config.json").is_file()
     config = _config_of(out, built) if resume else configuration.resolve(built.config)
@@ -53,7 +53,7 @@ def run(built: Built, out: Path, overwrite: bool = False, resume: bool = False) 
         print(f"{out} has reached its end already; nothing to resume")
         return
     with ExitStack() as stack:
-        env = stack.enter_context(environment(config))
+        env = stack.enter_context(training_environments(config))
         eval_envs = [stack.enter_context(environment(config)) for _ in range(_evaluation_envs(config))]
         critic, made = _value_critic(config, env)
         snapshots = Snapshots(out / "checkpoints", _identity(config, env))

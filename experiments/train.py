@@ -9,9 +9,10 @@ With --resume the same command line starts a run, goes on with it after it was s
 it is done: the records are those of a run that was never stopped. SIGTERM and Ctrl-C let the decision under way end and
 write a checkpoint; the second one stops at once, and what followed the latest checkpoint is done again.
 
-Exit codes: 0 done; 2 a wrong value, a missing requirement or a full disk; 3 no prior at the start, or gone although it
-was required; 75 stopped by SIGTERM, or the prior server that the run started has died: go on with --resume, as
-schedulers do that requeue on this code (EX_TEMPFAIL); 130 interrupted by Ctrl-C.
+Exit codes: 0 done; 1 an environment raised an error; 2 a wrong value, a missing requirement or a full disk; 3 no prior
+at the start, or gone although it was required; 75 stopped by SIGTERM, or the prior server or the process of an
+environment that the run started has died: go on with --resume, as schedulers do that requeue on this code
+(EX_TEMPFAIL); 130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from absl import app, flags
 from covr_jax.envs import ALLOWED
 from covr_jax.envs.driving.world import WorldLost
 from covr_jax.envs.gl import GlError
+from covr_jax.envs.vector import WorkerDied, WorkerFailed
 from covr_jax.methods import BASES, METHODS
 from covr_jax.priors.own_server import PriorDied
 from covr_jax.priors.source import PriorUnavailable, TuningFailed
@@ -45,6 +47,9 @@ _BASE = flags.DEFINE_string("base", None, f"Base learner: {', '.join(BASES)} (do
 _METHOD = flags.DEFINE_string("method", None, f"What a VLM adds: {', '.join(METHODS)}.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of everything random.")
 _STEPS = flags.DEFINE_integer("steps", None, "Budget, in run.step_unit (simulator frames by default).")
+_NUM_ENVS = flags.DEFINE_integer(
+    "num_envs", None, "Environments that training drives at once, several in processes of their own (docs/speed.md)."
+)
 _PRIOR = flags.DEFINE_string(
     "prior",
     None,
@@ -70,6 +75,7 @@ def _configure() -> Built:
             "learner.method": _METHOD.value,
             "run.seed": _SEED.value,
             "run.steps": _STEPS.value,
+            "run.num_envs": _NUM_ENVS.value,
             "prior.source": _PRIOR.value,
             "prior.value_critic": _VALUE_CRITIC.value,
             "prior.required": _REQUIRED.value,
@@ -102,8 +108,10 @@ def main(argv: list[str]) -> int:
         fail(str(error))
     except (PriorUnavailable, TuningFailed) as error:
         fail(str(error), code=3)
-    except PriorDied as error:
+    except (PriorDied, WorkerDied) as error:
         fail(f"{error}; go on with --resume", code=os.EX_TEMPFAIL)
+    except WorkerFailed as error:
+        fail(f"{error}; its traceback is above", code=1)
     except Terminated:
         print(f"\nstopped by SIGTERM; go on with --resume --out={out}", file=sys.stderr)
         return os.EX_TEMPFAIL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -113,6 +114,9 @@ def make(config: EnvConfig, name: str) -> PixelEnv:
 def registered(told: str, name: str, **options: Any) -> gymnasium.Env:
     """The environment that Gymnasium registers as ``name``. Raises ValueError, in one line about ``told``."""
     try:
+        package, _, name = name.rpartition(":")
+        if package:
+            importlib.import_module(package)
         spec = gymnasium.spec(name)
         creator = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
         mode = "rgb_array" if "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ()) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ class Answered(NamedTuple):
 
 
 class _Question:
-    def __init__(self, decision: int, iteration: int, observation: Observation):
+    def __init__(self, decision: int, iteration: int, observation: Observation, environment: int):
         self.decision, self.iteration, self.observation = decision, iteration, observation
+        self.environment = environment
         self.label: Label | None = None
         self.waiting: list[tuple[int, int]] = []  # (transition, age) stored before the answer came
         self.action: np.ndarray | None = None
@@ -35,6 +37,7 @@ class _Question:
             "decision": self.decision,
             "iteration": self.iteration,
             "observation": _observation_state(self.observation),
+            "environment": self.environment,
             "label": None if self.label is None else self.label._asdict(),
             "waiting": [list(pair) for pair in self.waiting],
             "action": self.action,
@@ -42,42 +45,63 @@ class _Question:
 
     @classmethod
     def restored(cls, state: dict[str, Any]) -> _Question:
-        question = cls(state["decision"], state["iteration"], _observation(state["observation"]))
+        observation = _observation(state["observation"])
+        question = cls(state["decision"], state["iteration"], observation, state["environment"])
         question.label = None if state["label"] is None else Label(**state["label"])
         question.waiting = [tuple(pair) for pair in state["waiting"]]
         question.action = state["action"]
         return question
 
 
-class HeldLabels:
-    """Asks the prior about the agent's observations and writes the answers into replay, whenever they come."""
+@dataclass
+class _Place:
+    """One environment."""
 
-    def __init__(self, pipeline: PriorPipeline, replay: ReplayBuffer, config: PriorConfig):
+    current: _Question | None = None  # the latest one of the running episode
+    age: int = 0  # decisions since then
+    last_steps: int = 0
+    begun: int = 0  # decision at which the running episode began
+    held: Label | None = None  # newest answer to a question of this episode
+
+
+class HeldLabels:
+    """Asks the prior about the agent's observations and writes the answers into replay, whenever they come.
+
+    ``environments``: N; each is asked about by its own steps, and holds its own answers.
+    """
+
+    def __init__(self, pipeline: PriorPipeline, replay: ReplayBuffer, config: PriorConfig, environments: int = 1):
         self._pipeline, self._replay, self._config = pipeline, replay, config
-        self._questions: dict[int, _Question] = {}
-        self._current: _Question | None = None
-        self._last_steps = 0
-        self._begun = 0  # decision at which the running episode began
-        self._held: Label | None = None  # newest answer to a question of this episode
+        self._questions: dict[int, _Question] = {}  # that are out, by decision
+        self._places = [_Place() for _ in range(environments)]
         self.counts: Counter[str] = Counter()  # answers by status
         self.recent: deque[Answered] = deque(maxlen=4)
         self._disagreement: list[float] = []
 
-    def observe(self, decision: int, steps: int, observation: Observation, first: bool, iteration: int) -> None:
-        """Called before each decision; ``iteration`` is the number of tuning rounds behind the adapter asked."""
-        if first:
-            self._begun, self._held = decision, None
-        if asks(self._last_steps, steps, self._config.period, first):
-            self._current = self._questions[decision] = _Question(decision, iteration, observation)
-            self._pipeline.ask(decision, observation)
-        self._last_steps = steps
+    def observe(
+        self, decision: int, steps: int, observation: Observation, first: bool, iteration: int, environment: int = 0
+    ) -> None:
+        """Called before each decision.
 
-    def attach(self, decision: int, transition: int, action: np.ndarray) -> None:
+        ``decision``: of the run. ``steps``: of the environment. ``first``: of an episode. ``iteration``: tuning rounds
+        behind the adapter that is asked.
+        """
+        place = self._places[environment]
+        if first:
+            place.begun, place.held = decision, None
+        if asks(place.last_steps, steps, self._config.period, first):
+            place.current = self._questions[decision] = _Question(decision, iteration, observation, environment)
+            place.age = 0
+            self._pipeline.ask(decision, observation)
+        place.last_steps = steps
+
+    def attach(self, transition: int, action: np.ndarray, environment: int = 0) -> None:
         """Called after each stored transition: it gets the label of the latest question."""
-        question = self._current
+        place = self._places[environment]
+        question, age = place.current, place.age
         if question is None:
             return
-        age = decision - question.decision
+        place.age += 1
         if age and self._config.hold == "mask":
             return
         if not age:
@@ -89,18 +113,18 @@ class HeldLabels:
         else:
             self._write(question, transition, age)
 
-    @property
-    def held(self) -> np.ndarray | None:
-        """The action float32 [A] of this episode's newest answer; None if there is none or it cannot be read."""
-        return None if self._held is None else self._held.action
+    def held(self, environment: int = 0) -> np.ndarray | None:
+        """The action float32 [A] of the running episode's newest answer; None if there is none or it cannot be read."""
+        held = self._places[environment].held
+        return None if held is None else held.action
 
     def collect(self, decision: int) -> None:
         """Takes the answers that are due; to be called first in every decision."""
         self._take(self._pipeline.due(decision))
 
-    def end_episode(self) -> None:
+    def end_episode(self, environment: int = 0) -> None:
         self._pipeline.flush()
-        self._current = None
+        self._places[environment].current = None
 
     def drain(self) -> None:
         """Waits for every open question (before a round, at the end)."""
@@ -115,10 +139,16 @@ class HeldLabels:
         """All that ``restore`` needs: nested dictionaries and lists of JSON values and arrays."""
         return {
             "questions": [question.state() for question in self._questions.values()],
-            "current": None if self._current is None else self._current.state(),
-            "last_steps": self._last_steps,
-            "begun": self._begun,
-            "held": None if self._held is None else self._held._asdict(),
+            "environments": [
+                {
+                    "current": None if place.current is None else place.current.state(),
+                    "age": place.age,
+                    "last_steps": place.last_steps,
+                    "begun": place.begun,
+                    "held": None if place.held is None else place.held._asdict(),
+                }
+                for place in self._places
+            ],
             "counts": dict(self.counts),
             "recent": [
                 {
@@ -136,11 +166,12 @@ class HeldLabels:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on where another was; what was out there is asked again."""
         self._questions = {each["decision"]: _Question.restored(each) for each in state["questions"]}
-        current = None if state["current"] is None else _Question.restored(state["current"])
-        # While it is out, the current question is one of the questions.
-        self._current = None if current is None else self._questions.get(current.decision, current)
-        self._last_steps, self._begun = state["last_steps"], state["begun"]
-        self._held = None if state["held"] is None else Label(**state["held"])
+        for place, each in zip(self._places, state["environments"], strict=True):
+            current = None if each["current"] is None else _Question.restored(each["current"])
+            # While it is out, the current question is one of the questions.
+            place.current = None if current is None else self._questions.get(current.decision, current)
+            place.age, place.last_steps, place.begun = each["age"], each["last_steps"], each["begun"]
+            place.held = None if each["held"] is None else Label(**each["held"])
         self.counts = Counter(state["counts"])
         for each in state["recent"]:
             label = Label(**each["label"])
@@ -153,8 +184,9 @@ class HeldLabels:
         for ticket, label in answers:
             question = self._questions.pop(ticket)
             question.label = label
-            if question.decision >= self._begun:
-                self._held = label
+            place = self._places[question.environment]
+            if question.decision >= place.begun:
+                place.held = label
             self.counts[label.status] += 1
             for transition, age in question.waiting:
                 self._write(question, transition, age)

@@ -3,6 +3,9 @@
 A ring of slots, one per frame. Slot i holds frame o_i and what was done there: action, reward, label. An
 episode of T transitions takes T + 1 slots, since its last frame has no action. Ids count frames over the
 whole run, so that the slot of id i is i modulo the number of slots.
+
+N environments take turns: frame i is environment i % N's, and the one before it there is i - N. All else, age and
+order included, is as with one.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ FIELDS = (
     "prior_reliable",
 )  # fmt: skip
 _TRIES = 1000  # to draw sequences that no episode's end breaks
-COUNTERS = ("next", "first", "transitions", "open")
+COUNTERS = ("next", "first", "transitions")
 
 
 class _Draw(NamedTuple):
@@ -48,6 +51,7 @@ class ReplayBuffer:
         remembers: batches hold the decision before (``previous_action``, ``previous_ok``, one frame more).
         sequences: (C, T); batches hold C runs of T consecutive observations.
         storage: where the frames lie (``replay.storage``); all else is on the host.
+        environments: N; each stores one frame in its turn, by ``begin`` or ``add``.
 
     ``storage``: device or host, whichever it came to be.
     ``graded``: whether labels say if they are right, so that batches do, too.
@@ -66,15 +70,16 @@ class ReplayBuffer:
         remembers: bool = False,
         sequences: tuple[int, int] | None = None,
         storage: str = "host",
+        environments: int = 1,
     ):
         if capacity < 1:
             raise ValueError(f"replay.capacity must be at least 1, got {capacity}")
         self.trusted_from: float = 0
         self.graded = False
-        self._capacity = capacity
+        self._capacity, self._environments = capacity, environments
         self._stack, self._remembers, self._sequences = frame_stack, remembers, sequences
         back = frame_stack + remembers - 1  # frames before o's newest one
-        self._slots = capacity + back + 1  # the oldest transition's stack, and the newest frame
+        self._slots = capacity + (back + 1) * environments  # the oldest transition's stacks, and the newest frames
         self._shape = tuple(frame_shape)
         self.storage = frame_storage.choose(storage, self._slots * math.prod(frame_shape))
         self._frames = frame_storage.make(self.storage, self._slots, self._shape)
@@ -88,12 +93,12 @@ class ReplayBuffer:
         self._prior_version = np.zeros(self._slots, np.int32)
         self._prior_age = np.zeros(self._slots, np.int32)  # decisions since the question
         self._prior_reliable = np.zeros(self._slots, bool)
-        self._window = np.arange(-back, 2)  # from the oldest frame that is seen to the next one
-        self._run = np.arange(1 - frame_stack, sequences[1] if sequences else 0)  # frames of a sequence
+        self._window = environments * np.arange(-back, 2)  # from the oldest frame that is seen to the next one
+        self._run = environments * np.arange(1 - frame_stack, sequences[1] if sequences else 0)  # frames of a sequence
         self._next = 0  # id of the next frame
         self._first = 0  # oldest id whose whole stack is there
         self._transitions = 0  # in [_first, _next)
-        self._open = False
+        self._open = [False] * environments
         self._sampler = sampler or Uniform()
         self._sampler.attach(self._slots)
 
@@ -110,7 +115,7 @@ class ReplayBuffer:
     def begin(self, frame: np.ndarray) -> int:
         """Stores the first frame of an episode, uint8 [H, W, 3]; returns its id."""
         frame = self._checked(frame)
-        self._open = True
+        self._open[self._next % self._environments] = True
         return self._append(frame, self._next)
 
     def add(
@@ -119,19 +124,20 @@ class ReplayBuffer:
         """Stores what was done at the newest frame and the frame that followed; returns the transition's id,
         which is that of its first frame. ``last`` closes the episode. Raises ValueError outside of an
         episode."""
-        if not self._open:
+        environment = self._next % self._environments
+        if not self._open[environment]:
             raise ValueError("add needs a begin with the episode's first frame before it")
         next_frame = self._checked(next_frame)
-        transition = self._next - 1
+        transition = self._next - self._environments
         slot = transition % self._slots
         self._actions[slot], self._rewards[slot], self._not_done[slot] = action, reward, not_done
         self._acted[slot] = True
         self._transitions += 1
         self._sampler.added(slot)
         self._append(next_frame, self._episode[slot])
-        self._open = not last
+        self._open[environment] = not last
         if last:
-            self._close(int(self._episode[slot]))
+            self._close(int(self._episode[slot]), transition)
         return transition
 
     def label(
@@ -195,12 +201,13 @@ class ReplayBuffer:
         if not self._remembers:
             return batch
         came = ids > self._episode[slots]  # a decision came before
-        before = np.where(came[..., None], self._actions[(ids - 1) % self._slots], np.float32(0))
+        before = np.where(came[..., None], self._actions[(ids - self._environments) % self._slots], np.float32(0))
         return batch._replace(previous_action=before, previous_ok=came.astype(np.float32))
 
-    def _close(self, start: int) -> None:
-        """Tells the sampler of the episode that began with that id and has just ended."""
-        slots = np.arange(max(start, self._first), self._next - 1) % self._slots
+    def _close(self, first: int, last: int) -> None:
+        """Tells the sampler of an episode that has just ended: ids of its first and last transition."""
+        ids = np.arange(first, last + 1, self._environments)
+        slots = ids[ids >= self._first] % self._slots
         self._sampler.closed(slots, self._rewards[slots])
 
     def feed_back(self, td_errors: np.ndarray) -> None:
@@ -222,11 +229,12 @@ class ReplayBuffer:
     def _draw_sequences(self, rng: np.random.Generator) -> np.ndarray:
         """Ids [C] at which runs of T observations start, anywhere, none across an episode's end."""
         count, length = self._sequences
-        end = self._next - length + 1  # after the newest possible start
+        reach = (length - 1) * self._environments
+        end = self._next - reach  # after the newest possible start
         starts, broken = np.zeros(count, np.int64), np.arange(count)
         for _ in range(_TRIES if end > self._first else 0):
             starts[broken] = rng.integers(self._first, end, len(broken))
-            ends = starts + length - 1
+            ends = starts + reach
             broken = np.flatnonzero(self._episode[starts % self._slots] != self._episode[ends % self._slots])
             if not len(broken):
                 break
@@ -238,7 +246,7 @@ class ReplayBuffer:
 
     def _sequence(self, starts: np.ndarray) -> Sequence:
         window = np.maximum(starts[..., None] + self._run, self._episode[starts % self._slots][..., None])
-        acted = (starts[..., None] + np.arange(self._sequences[1] - 1)) % self._slots
+        acted = (starts[..., None] + self._environments * np.arange(self._sequences[1] - 1)) % self._slots
         return Sequence(self._frames.batch(window % self._slots), self._actions[acted], self._rewards[acted])
 
     def transition_ids(self, slots: np.ndarray) -> np.ndarray:
@@ -252,12 +260,16 @@ class ReplayBuffer:
 
     @property
     def episode_lengths(self) -> tuple[int, int]:
-        """Frames of the running episode, and transitions of the last one that ended; 0 where there is none."""
-        running = self.running
-        end = running.start if running else self._next
-        if not self.contains(end - 1):
-            return len(running), 0
-        return len(running), int(end - 1 - self._episode[(end - 1) % self._slots])
+        """Frames of the running episodes, and transitions of the last one that ended in each environment; 0 while there
+        is none in one."""
+        lengths = []
+        for environment in range(self._environments):
+            running = self.running(environment)
+            last = running.start - self._environments if running else self._newest(environment)
+            known = self.contains(last)
+            lengths.append((len(running), (last - self._episode[last % self._slots]) // self._environments * known))
+        running, ended = zip(*lengths, strict=True)
+        return sum(running), int(sum(ended)) if all(ended) else 0
 
     def contains(self, ids: np.ndarray | int) -> np.ndarray:
         """bool, of ids' shape: whether the frame of that id has not been overwritten."""
@@ -269,12 +281,16 @@ class ReplayBuffer:
         """Ids of all frames that have not been overwritten."""
         return range(max(0, self._next - self._slots), self._next)
 
-    @property
-    def running(self) -> range:
-        """Ids of the frames of the episode that is running; empty between two episodes."""
-        if not self._open:
+    def running(self, environment: int = 0) -> range:
+        """Ids of the frames of the episode that is running there; empty between two episodes."""
+        if not self._open[environment]:
             return range(0)
-        return range(int(self._episode[(self._next - 1) % self._slots]), self._next)
+        newest = self._newest(environment)
+        return range(int(self._episode[newest % self._slots]), newest + 1, self._environments)
+
+    def _newest(self, environment: int) -> int:
+        """Id of that environment's newest frame; negative if it has none."""
+        return self._next - 1 - (self._next - 1 - environment) % self._environments
 
     def state(self) -> dict[str, Any]:
         """All that ``restore`` needs besides the frames of ``held``; its arrays are views."""
@@ -282,7 +298,7 @@ class ReplayBuffer:
         return (
             {name: getattr(self, f"_{name}")[:used] for name in FIELDS}
             | {name: int(getattr(self, f"_{name}")) for name in COUNTERS}
-            | {"sampler": self._sampler.state(used)}
+            | {"open": list(self._open), "sampler": self._sampler.state(used)}
         )
 
     def restore(self, state: dict[str, Any], blocks: Iterable[tuple[int, np.ndarray]]) -> None:
@@ -298,7 +314,8 @@ class ReplayBuffer:
         for name in FIELDS:
             getattr(self, f"_{name}")[:used] = _shaped(name, state[name], getattr(self, f"_{name}")[:used].shape)
         for name in COUNTERS:
-            setattr(self, f"_{name}", type(getattr(self, f"_{name}"))(state[name]))
+            setattr(self, f"_{name}", int(state[name]))
+        self._open = list(state["open"])
         self._sampler.restore(state.get("sampler", {}), used)
         missing = len(self.held)
         for first, frames in blocks:
@@ -325,7 +342,8 @@ class ReplayBuffer:
     def stacks(self, ids: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, 3S], oldest frame first, for ids int [N]. Raises ValueError for one that is gone."""
         episode = self._episode[self._held(ids)]
-        window = np.maximum(np.asarray(ids)[:, None] + np.arange(1 - self._stack, 1), episode[:, None])
+        back = self._environments * np.arange(1 - self._stack, 1)
+        window = np.maximum(np.asarray(ids)[:, None] + back, episode[:, None])
         frames = self._frames.read(self._held(window))
         return np.moveaxis(frames, 1, 3).reshape(len(frames), *self._shape[:2], -1)
 
@@ -336,7 +354,8 @@ class ReplayBuffer:
         befores: list[Before | None] = [None] * len(ids)
         if self._remembers:
             came = np.flatnonzero(ids > self._episode[self._held(ids)])
-            earlier = zip(self.stacks(ids[came] - 1), self.actions(ids[came] - 1), strict=True)
+            previous = ids[came] - self._environments
+            earlier = zip(self.stacks(previous), self.actions(previous), strict=True)
             for n, (stack, action) in zip(came, earlier, strict=True):
                 befores[n] = Before(stack, action)
         pairs = zip(stacks, befores, strict=True)
@@ -356,7 +375,7 @@ class ReplayBuffer:
     def _append(self, frame: np.ndarray, episode: int) -> int:
         slot, new = self._next % self._slots, self._next
         self._next += 1
-        if self._next - 1 - self._first > self._capacity:
+        if self._next - self._environments - self._first > self._capacity:
             self._transitions -= int(self._acted[self._first % self._slots])
             self._sampler.dropped(self._first % self._slots)
             self._first += 1

@@ -82,11 +82,11 @@ def main(argv: list[str]) -> None:
         try:
             config = endless(_PRESET.value, {"env.name": _ENV.value, "learner.method": "none"}, _SET.value)
             env = stack.enter_context(environment(config))
+            trainer = stack.enter_context(Trainer(config, env, [], Silent()))
         except ValueError as error:
             fail(str(error))
         if BASES[config.learner.base].sampler.wants_errors:
             fail(f"base {config.learner.base} wants errors after each update: its updates are not measured alone")
-        trainer = stack.enter_context(Trainer(config, env, [], Silent()))
         alone = Alone(trainer)
         for turn in range(_EPISODES.value + 1):
             for part in PARTS:

@@ -27,7 +27,7 @@ CONFIG = Config(
 
 
 class Records:
-    """Implements covr_jax.loop.Recorder in memory."""
+    """Implements covr_jax.recording.Recorder in memory."""
 
     def __init__(self):
         self.lines = {"metrics": [], "evaluations": [], "rounds": [], "labels": []}

@@ -64,7 +64,7 @@ def _run(hold: str, reliable: bool = False):
     for decision in range(7):
         labels.collect(decision)
         labels.observe(decision, decision, observation, first=decision == 0, iteration=3)
-        labels.attach(decision, 100 + decision, np.array([0.5], np.float32))
+        labels.attach(100 + decision, np.array([0.5], np.float32))
     labels.end_episode()
     labels.drain()
     return labels, replay

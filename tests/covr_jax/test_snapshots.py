@@ -101,7 +101,7 @@ def test_any_point_of_a_ring_can_be_restored_and_goes_on_alike(tmp_path, capacit
         grow(replay, more)
         store.save(decisions, learner, {"replay": replay.state()}, replay)
         again = restored(Snapshots(tmp_path, IDENTITY).newest(), capacity)
-        assert again.held == replay.held and again.running == replay.running
+        assert again.held == replay.held and again.running() == replay.running()
         if len(replay):
             assert same_batches(again, replay)
     grow(replay, 50)
