@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from safetensors.torch import load_file, save_file
 
-from vlm_server import lora, models, server, tasks, tuning
+from vlm_server import lora, models, prefixes, server, tasks, tuning
 from vlm_server.engine import Engine, Reply
 from vlm_server.limits import Limits
 from vlm_server.lora import AdapterInvalid
@@ -122,6 +122,27 @@ def start(vlm):
 @pytest.fixture(scope="module")
 def client(start, tmp_path_factory):
     return start(tmp_path_factory.mktemp("adapters"))[1]
+
+
+def test_kept_prefixes_are_checked_at_the_start_used_and_counted(vlm, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(prefixes, "SHORTEST", 8)  # the tiny VLM's text has 15 tokens before the picture
+    made = server.Server(vlm, tmp_path / "adapters", SMALL, keep_prefixes=True)
+    keeping = Client(made.start("127.0.0.1:0"))
+    answers = [[p.text for p in each.ask(3).predictions] for each in (client, keeping, keeping)]
+    keeping.channel.close()
+    assert answers[0] == answers[1] == answers[2]
+    checked = 1 + 2 + 2 - 1 + 2  # the start's three questions, less the first one, and the two of its warm-up
+    assert made.metrics.registry.get_sample_value("covr_prior_prefixes_reused") == checked + 3 + 3
+    made.stop(0)
+
+    def differs(self):
+        raise ValueError("prefix_cache: this model answers otherwise")
+
+    monkeypatch.setattr(Engine, "check_prefixes", differs)
+    other = server.Server(vlm, tmp_path / "others", SMALL, keep_prefixes=True)
+    with pytest.raises(ValueError, match="answers otherwise"):
+        other.start("127.0.0.1:0")
+    other.stop(0)
 
 
 class FakeEngine:
