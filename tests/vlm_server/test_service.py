@@ -148,6 +148,10 @@ def test_kept_prefixes_are_checked_at_the_start_used_and_counted(vlm, client, tm
 class FakeEngine:
     """Answers every question with ``text``, once ``gate`` is open; counts frames that it computed."""
 
+    prefixes_reused = 0
+
+    def check_prefixes(self): ...
+
     def __init__(self, vlm):
         self.text, self.frames = "slide: 0.25", 0
         self.gate, self.entered = threading.Event(), threading.Event()
@@ -168,7 +172,7 @@ def fake(start, tmp_path, monkeypatch):
     """(client, engine) of a server whose engine is the fake one."""
     engines = []
 
-    def make(vlm):
+    def make(vlm, keep_prefixes):
         engines.append(FakeEngine(vlm))
         return engines[-1]
 
@@ -397,7 +401,7 @@ def test_health_follows_the_life_of_the_server(vlm, tmp_path, monkeypatch):
 
 def test_drain_lets_running_calls_end(fake, start, tmp_path, vlm, monkeypatch):
     engine = FakeEngine(vlm)
-    monkeypatch.setattr(server, "Engine", lambda _: engine)
+    monkeypatch.setattr(server, "Engine", lambda *_: engine)
     made = server.Server(vlm, tmp_path / "drain", SMALL)
     client = Client(made.start("127.0.0.1:0"))
     engine.entered.clear()
