@@ -121,8 +121,8 @@ class LearnerConfig:
     critic_lr: float = 1e-3
     actor_lr: float = 1e-3
     encoder_lr: float = 1e-3  # auxiliary losses' own moments over the encoder
-    decoder_lr: float = 1e-3  # transition and reward heads
-    decoder_weight_decay: float = 0.0
+    decoder_lr: float = 1e-3  # their heads; docs/methods.md says by base what moves at which of the two
+    decoder_weight_decay: float = 0.0  # bases deepmdp, resact
     alpha_lr: float = 1e-4
     alpha_beta1: float = 0.5
     initial_temperature: float = 0.1

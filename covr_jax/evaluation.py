@@ -49,19 +49,28 @@ class PriorPolicy:
     def __init__(self, prior: PriorSource, period: int, steps_per_decision: int, action_dim: int):
         self._prior, self._period, self._steps = prior, period, steps_per_decision
         self._action_dim = action_dim
-        self._decision = 0
+        self._decisions: list[int] = []  # of each environment, since its episode began
         self._held: np.ndarray | None = None
 
     def __call__(self, observations: list[Observation]) -> np.ndarray:
-        now = self._decision * self._steps
         if self._held is None:
             self._held = np.zeros((len(observations), self._action_dim), np.float32)
-        if asks(now - self._steps, now, self._period, first=self._decision == 0):
-            for i, label in enumerate(self._prior.predict(observations)):
-                if label.action is not None:
-                    self._held[i] = label.action
-        self._decision += 1
+            self._decisions = [0] * len(observations)
+        asking = [i for i, decision in enumerate(self._decisions) if self._asks(decision)]
+        labels = self._prior.predict([observations[i] for i in asking]) if asking else ()
+        for i, label in zip(asking, labels, strict=True):
+            if label.action is not None:
+                self._held[i] = label.action
+        self._decisions = [decision + 1 for decision in self._decisions]
         return self._held.copy()
+
+    def restart(self, i: int) -> None:
+        """Environment ``i`` begins its episode again."""
+        self._held[i], self._decisions[i] = 0.0, 0
+
+    def _asks(self, decision: int) -> bool:
+        now = decision * self._steps
+        return asks(now - self._steps, now, self._period, first=decision == 0)
 
 
 def prior_actions(
@@ -88,19 +97,26 @@ def prior_actions(
 
 
 def run_episodes(
-    envs: Sequence[gymnasium.Env], policy: Policy, frame_stack: int, seeds: Sequence[int], traced: int = 0
+    envs: Sequence[gymnasium.Env],
+    policy: Policy,
+    frame_stack: int,
+    seeds: Sequence[int],
+    traced: int = 0,
+    restarted: Callable[[int], None] = lambda i: None,
 ) -> list[Episode]:
     """One episode per seed, in the order of ``seeds``. The first ``traced`` of them keep frames and actions.
 
-    An episode that ends by ``info["fault"]`` is driven again, from the same seed, up to REPEATS times.
+    An episode that ends by ``info["fault"]`` is driven again, from the same seed, up to REPEATS times; ``restarted`` is
+    then called with its environment's index, for policies that remember something of their episode.
     """
     episodes: list[Episode] = []
     for start in range(0, len(seeds), len(envs)):
-        episodes += _lock_step(envs, policy, frame_stack, seeds[start : start + len(envs)], traced - start)
+        chunk = seeds[start : start + len(envs)]
+        episodes += _lock_step(envs, policy, frame_stack, chunk, traced - start, restarted)
     return episodes
 
 
-def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
+def _lock_step(envs, policy, frame_stack, seeds, traced, restarted) -> list[Episode]:
     stacks, count = [FrameStack(frame_stack) for _ in envs], len(seeds)
 
     def begin(i: int) -> Observation:
@@ -130,6 +146,7 @@ def _lock_step(envs, policy, frame_stack, seeds, traced) -> list[Episode]:
             totals[i] = info.get("totals")
             if "fault" in info and repeats[i]:
                 observations[i] = begin(i)
+                restarted(i)
                 traces[i].observations.clear()
                 traces[i].actions.clear()
                 repeats[i], running[i], returns[i], lengths[i] = repeats[i] - 1, True, 0.0, 0

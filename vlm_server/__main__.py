@@ -72,6 +72,10 @@ _MAX_DELAY = flags.DEFINE_float(
 _MAX_RESIDENT = flags.DEFINE_integer(
     "max_resident_adapters", 4, "Adapters kept in memory; others are read when asked for.", lower_bound=1
 )
+_PREFIX_CACHE = flags.DEFINE_boolean(
+    "prefix_cache", False, "Read a prompt's text before the picture once for each adapter, and go on from there. For"
+    " models that read the text first; logits, compared at the start, may differ by rounding.",
+)  # fmt: skip
 _LIMITS = {
     each.name: (flags.DEFINE_float if isinstance(each.default, float) else flags.DEFINE_integer)(
         each.name, each.default, each.metadata["help"], each.metadata["low"], each.metadata["high"]
@@ -138,6 +142,7 @@ def main() -> None:
             max_delay_ms=_MAX_DELAY.value,
             max_resident=_MAX_RESIDENT.value,
             reflect=_REFLECTION.value,
+            keep_prefixes=_PREFIX_CACHE.value,
             adapters_wait_s=_ADAPTERS_WAIT.value,
         )
         if _METRICS.value:

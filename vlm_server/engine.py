@@ -20,9 +20,11 @@ from vlm_server import lora
 from vlm_server.adapter_errors import AdapterInvalid
 from vlm_server.decoding import Constraint, TemplateProcessor, Vocabulary
 from vlm_server.models import Vlm
+from vlm_server.prefixes import Prefixes
 from vlm_server.tasks import TASKS, Task
 
 CANARY_TOKENS = 4
+PREFIX_ERROR = 0.05  # of the first logits' standard deviation: rounding in bfloat16, with room
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,14 @@ class _Slot:
 class Engine:
     """Serves one model from a module tree of its own; adapters come and go between calls."""
 
-    def __init__(self, vlm: Vlm):
+    def __init__(self, vlm: Vlm, keep_prefixes: bool = False):
+        """
+        Args:
+            keep_prefixes: whether the text before a picture is read once for each adapter and prompt (``prefixes``).
+        """
         self._vlm = vlm
         self._tree = lora.twin(vlm.model)
+        self._prefixes = Prefixes(self._tree, vlm.processor.image_token_id) if keep_prefixes else None
         self._slots: dict[str, _Slot] = {}  # by key
         self._free: _Slot | None = None  # of an adapter that was removed, to be written over
         self._added = 0
@@ -75,6 +82,11 @@ class Engine:
     def adapters(self) -> tuple[str, ...]:
         """Keys of the adapters in memory."""
         return tuple(self._slots)
+
+    @property
+    def prefixes_reused(self) -> int:
+        """Questions whose text was not read again."""
+        return 0 if self._prefixes is None else self._prefixes.reused
 
     def add_adapter(self, key: str, adapter: Path | lora.Saved) -> None:
         """Loads an adapter under ``key``: over the last one that was removed if it has the same settings, which
@@ -115,6 +127,8 @@ class Engine:
             KeyError: no adapter of this key is loaded.
         """
         slot = self._slots.pop(key)
+        if self._prefixes is not None:
+            self._prefixes.drop(key)
         if self._selected == slot.name:
             self._select(None)
         if self._free is not None:
@@ -141,6 +155,35 @@ class Engine:
         )
         if not all(bool(logits.isfinite().all()) for logits in said.logits):
             raise AdapterInvalid("adapter failed its canary question: its logits are not finite")
+
+    @torch.inference_mode()
+    def check_prefixes(self) -> None:
+        """Asks the base model with kept prefixes and without.
+
+        Raises:
+            ValueError: it does not say the same.
+        """
+        if self._prefixes is None:
+            return
+        task, style = next(iter(TASKS.values())), self._vlm.defaults.prompt_style
+        frames = [np.full((84, 84, 3), grey, np.uint8) for grey in (64, 192)]
+        self._select(None)
+        for count in (1, 2, 2):  # the last one certainly from what was kept
+            batch = self._vlm.encoder([task.prompt({}, style)] * count, frames[:count])
+            batch = {key: value.to(self._vlm.device) for key, value in batch.items()}
+            past = self._prefixes.past(None, batch)
+            plain, kept = (
+                self._tree.generate(
+                    **batch,
+                    past_key_values=begun,
+                    max_new_tokens=1,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                ).logits[0].float()
+                for begun in (None, past)
+            )  # fmt: skip
+            if not (plain - kept).abs().max() <= PREFIX_ERROR * plain.std():
+                raise ValueError("prefix_cache: this model answers otherwise with it; start the server without")
 
     @torch.inference_mode()
     def predict(
@@ -173,8 +216,10 @@ class Engine:
 
         constraint = self._constraint(task) if constrained else None
         processor = TemplateProcessor(constraint, len(observations)) if constraint else None
+        repeats = self._prefixes is not None and set(prompts) == {task.prompt({}, style)}
         tokens = self._tree.generate(
             **batch,
+            past_key_values=self._prefixes.past(adapter, batch) if repeats else None,
             max_new_tokens=constraint.max_tokens if constraint else max_new_tokens,
             logits_processor=LogitsProcessorList([processor] if processor else []),
             stopping_criteria=StoppingCriteriaList([_Stop(processor, should_stop)]),

@@ -235,7 +235,10 @@ class Jobs:
             _log.exception("tuning job %s failed (error %s)", job.id, code)
             self._end(job, FAILED, error=f"internal error {code}; the server's log has the details")
         else:
-            self._end(job, DONE, result=result)
+            if job.put_off.is_set():  # its watchers know; whoever takes it up again finds what it made
+                job.finally_do()
+            else:
+                self._end(job, DONE, result=result)
 
     def _end(self, job: Job, state: str, **changes: Any) -> None:
         job.finally_do()

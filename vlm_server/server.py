@@ -49,6 +49,7 @@ class Server:
         max_delay_ms: how long a question waits for company.
         max_resident: adapters kept in memory.
         reflect: whether gRPC reflection is answered.
+        keep_prefixes: whether the text before a picture is read once for each adapter and prompt.
         adapters_wait_s: how long another server may take to leave ``adapters``, seconds.
     """
 
@@ -64,10 +65,12 @@ class Server:
         max_delay_ms: float = 2.0,
         max_resident: int = 4,
         reflect: bool = True,
+        keep_prefixes: bool = False,
         adapters_wait_s: float = 0.0,
     ):
         self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s, limits.max_adapter_bytes)
-        engine = ResidentEngine(Engine(vlm), store, max_resident)
+        self._engine = Engine(vlm, keep_prefixes)
+        engine = ResidentEngine(self._engine, store, max_resident)
         self.metrics = metrics = Metrics()
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
         served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated, metrics.paused)
@@ -75,6 +78,8 @@ class Server:
         book = OrderBook(adapters, store.check_room)
         self._tuner = tuner = Tuner(vlm, served, datasets, book, limits.max_queued_jobs, metrics.job_ended)
         metrics.watch("queue_frames", "Frames that wait.", lambda: self._batcher.waiting)
+        spared = "Questions whose text was not read again."
+        metrics.watch("prefixes_reused", spared, lambda: self._engine.prefixes_reused)
         metrics.watch("tuning_jobs_waiting", "Tuning jobs that wait.", lambda: tuner.jobs.waiting)
         metrics.watch("tuning_step", "Step of the job that runs, 0 without one.", lambda: tuner.jobs.running.step)
         metrics.watch("tuning_steps", "Steps that it will have.", lambda: tuner.jobs.running.steps)
@@ -119,7 +124,7 @@ class Server:
             credentials: of TLS; None: no TLS.
 
         Raises:
-            ValueError: the address cannot be bound.
+            ValueError: the address cannot be bound, or the model answers otherwise with kept prefixes.
         """
         if address.startswith("unix:") and _answers(address.removeprefix("unix:")):
             raise ValueError(f"address: somebody listens on {address} already")  # gRPC would take it from them
@@ -135,6 +140,7 @@ class Server:
             os.umask(before)
         if not port:
             raise ValueError(f"address: cannot listen on {address}; is it in use?")
+        self._batcher.call(self._engine.check_prefixes).result()
         self._tuner.resume()  # before anybody can order the same again
         self._grpc.start()
         self._warm_up()

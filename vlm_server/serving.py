@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_server import lora
+from vlm_server.adapter_errors import AdapterInUse, AdapterNotFound
 from vlm_server.adapters import BASE, AdapterRecord, AdapterStore
-from vlm_server.batching import Batcher
+from vlm_server.batching import Batcher, Closed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class ServedAdapters:
         self._store, self._engine, self._batcher, self._on_activation = store, engine, batcher, on_activation
         self._on_pause = on_pause
         self._base = Pinned(BASE, base_digest)
+        self._activating = threading.Lock()  # each has a whole adapter in memory beside the resident ones
 
     @contextmanager
     def pinned(self, run: str, version: str) -> Iterator[Pinned]:
@@ -159,19 +165,20 @@ class ServedAdapters:
         """Adds a version (``write`` as for ``AdapterStore.create``) and activates it if asked.
 
         Args:
-            ask: called before each of the two steps. Whatever it or the activation raises leaves no new version.
+            ask: called when the version is there, before it is activated. Whatever it or the activation raises leaves
+                no new version, unless somebody uses it already; after ``batching.Closed`` it stays, for ``made_by``.
             keep_latest: of the older versions only so many stay, the new one counted; 0: all.
         """
-        ask()
         record = self._store.create(run, write)
         try:
             if activate:
                 self.activate(run, record.version, ask)
             else:
                 ask()
+        except Closed:
+            raise
         except BaseException:
-            self._store.withdraw(run, record.version)
-            self._drop(run, record.version)
+            self._withdraw(run, record.version)
             raise
         self.prune(run, keep_latest)
         return _pinned(record)
@@ -189,6 +196,14 @@ class ServedAdapters:
         """
         version = self._store.previous(run)
         return None if version is None else self.activate(run, version, back=True)
+
+    def _withdraw(self, run: str, version: str) -> None:
+        try:
+            self._store.withdraw(run, version)
+        except (AdapterInUse, AdapterNotFound) as error:  # it could be asked for, activated and deleted by its name
+            _log.warning("a new version is not withdrawn: %s", error)
+        else:
+            self._drop(run, version)
 
     def _drop(self, run: str, version: str) -> None:
         self._batcher.call(lambda: self._engine.drop(f"{run}/{version}")).result()
@@ -217,10 +232,11 @@ class ServedAdapters:
                 self._on_pause(time.perf_counter() - started)
 
         def prepare(record: AdapterRecord) -> None:
-            key, saved = f"{run}/{version}", lora.read(record.folder)
-            # Two chores, so that questions are answered between them.
-            for chore in (lambda: self._engine.load(key, saved), lambda: self._engine.check(key)):
-                self._batcher.call(lambda chore=chore: timed(chore)).result()
+            with self._activating:
+                key, saved = f"{run}/{version}", lora.read(record.folder)
+                # Two chores, so that questions are answered between them.
+                for chore in (lambda: self._engine.load(key, saved), lambda: self._engine.check(key)):
+                    self._batcher.call(lambda chore=chore: timed(chore)).result()
             ask()
 
         try:

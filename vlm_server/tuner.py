@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_server import batching, jobs, tasks, tuning
-from vlm_server.adapter_errors import AdapterInvalid, AdapterNotFound, NoRoom
+from vlm_server.adapter_errors import AdapterInUse, AdapterInvalid, AdapterNotFound, NoRoom
 from vlm_server.datasets import DataSet, DataSets
 from vlm_server.models import Vlm
 from vlm_server.orders import Order, OrderBook
@@ -54,6 +55,7 @@ class Tuner:
         self._vlm, self._adapters, self._sets, self._book = vlm, adapters, sets, book
         self._on_end = on_end
         self._begun: Order | None = None
+        self._requests = threading.Lock()  # one request is looked up, written and queued at a time
         self.jobs = jobs.Jobs(max_queued, self._ended)
 
     def resume(self) -> int:
@@ -78,23 +80,28 @@ class Tuner:
             NoRoom: the order cannot be written.
             jobs.QueueFull, jobs.Closed: as ``jobs.Jobs.start``.
         """
-        self.jobs.check_room()  # before samples are written in vain
-        order = self._book.add(order, data.task, data.samples)
-        job = None
-        try:
-            held = ExitStack()
-            self._sets.take(data.id, data.run)
-            held.callback(self._sets.release, data.id)
-            job = self._queue(order, lambda: (data.task, data.samples), held)
-            return job
-        finally:
-            if job is None or job.id != order.job:
-                self._book.remove(order.job)
+        with self._requests:
+            known = self.jobs.find(order.run, order.request_id)
+            if known is not None:
+                return known
+            self.jobs.check_room()  # before samples are written in vain
+            order = self._book.add(order, data.task, data.samples)
+            job = None
+            try:
+                held = ExitStack()
+                self._sets.take(data.id, data.run)
+                held.callback(self._sets.release, data.id)
+                job = self._queue(order, lambda: (data.task, data.samples), held)
+                return job
+            finally:
+                if job is None:
+                    self._book.remove(order.job)
 
     def cancel(self, job: jobs.Job) -> jobs.Progress:
         """As ``jobs.Jobs.cancel``; a restart does not bring the job back."""
-        progress = self.jobs.cancel(job)
-        self._book.remove(job.id)  # nothing, if it had ended
+        with self._requests:  # the same request again comes before or after both
+            progress = self.jobs.cancel(job)
+            self._book.remove(job.id)  # nothing, if it had ended
         return progress
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -139,18 +146,19 @@ class Tuner:
             raise jobs.JobFailed(str(error)) from None
 
     def _attempt(self, job: jobs.Job, order: Order, samples, parent: Pinned) -> Made:
-        if order.attempts >= MAX_ATTEMPTS:
-            raise jobs.JobFailed(f"the server ended {order.attempts} times while it ran; it is not begun again")
         if order.base_digest != self._vlm.digest:
             raise jobs.JobFailed("it was ordered for another base model")
+        made = self._adapters.made_by(order.run, order.request_id)
+        # The server may have died just after it made the version: it gets one attempt to activate it.
+        if order.attempts >= MAX_ATTEMPTS + (made is not None):
+            raise jobs.JobFailed(f"the server ended {order.attempts} times while it ran; it is not begun again")
         try:
             self._begun = order
             self._book.update(dataclasses.replace(order, attempts=order.attempts + 1))
-            made = self._adapters.made_by(order.run, order.request_id)
             return self._tune(job, order, parent, *samples()) if made is None else self._found(job, order, made)
         except batching.Closed:
             raise jobs.JobFailed("the server is shutting down") from None
-        except (tuning.TuningFailed, AdapterInvalid, NoRoom) as error:
+        except (tuning.TuningFailed, AdapterInvalid, AdapterInUse, AdapterNotFound, NoRoom) as error:
             raise jobs.JobFailed(str(error)) from None
         finally:
             self._begun = None
@@ -170,6 +178,7 @@ class Tuner:
         statistics = dataclasses.asdict(outcome.statistics)
         refusal = order.refusal(statistics)
         activate = order.activate and not refusal
+        _refuse_cancelled(job)
 
         def write(folder: Path) -> dict[str, Any]:
             return outcome.write(folder) | {
@@ -188,6 +197,13 @@ class Tuner:
         self._on_end(state)
 
 
-def _ask(job: jobs.Job) -> None:
-    if job.stopping():
+def _refuse_cancelled(job: jobs.Job) -> None:
+    if job.cancelled.is_set():
         raise jobs.JobFailed("cancelled")
+
+
+def _ask(job: jobs.Job) -> None:
+    """Whether a version that is made may be activated."""
+    _refuse_cancelled(job)
+    if job.put_off.is_set():
+        raise batching.Closed

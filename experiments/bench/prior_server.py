@@ -1,8 +1,12 @@
-"""What the benches of the prior server share: a server of their own, clients with connections of their own, records."""
+"""What the benches of the prior server share: a server of their own, clients with connections of their own, targets,
+records.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -160,15 +164,49 @@ def percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
     return {f"p{q}": float(np.percentile(milliseconds, q)) for q in (50, 90, 99)}
 
 
-def table(rows: Sequence[tuple[str, str, str]]) -> None:
-    """Prints what was measured, the figure and what is wanted of it."""
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+@dataclass(frozen=True)
+class Target:
+    """A figure that is held against a bound."""
+
+    name: str
+    measured: float
+    relation: str  # one of _RELATIONS
+    bound: float
+
+    @property
+    def held(self) -> bool:
+        return bool(_RELATIONS[self.relation](self.measured, self.bound))
+
+    @property
+    def row(self) -> tuple[str, str, str, str]:
+        wanted = f"{self.relation} {self.bound:g}"
+        return self.name, f"{self.measured:.4g}", wanted, "held" if self.held else "missed"
 
 
-def write(out: str, figures: dict[str, Any]) -> None:
-    """Writes figures, and what they may depend on, to a JSON file; "" writes nothing."""
+_RELATIONS = {"<=": operator.le, ">=": operator.ge, "=": operator.eq}
+
+
+def judged(rows: Sequence[Target | tuple[str, str]], figures: dict[str, Any], out: str) -> int:
+    """Prints a row a figure, what is wanted of it and whether it held; writes the figures; the exit status.
+
+    Args:
+        rows: targets, and names with texts of figures that nothing is wanted of.
+        out: JSON file for the figures, the targets and what they may depend on; "" writes nothing.
+
+    Returns:
+        1 if a target was missed, else 0.
+    """
+    lines = [("", "measured", "wanted", "")]
+    lines += [row.row if isinstance(row, Target) else (*row, "", "") for row in rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    targets = [row for row in rows if isinstance(row, Target)]
+    _write(out, figures | {"targets": [dataclasses.asdict(each) | {"held": each.held} for each in targets]})
+    return int(not all(each.held for each in targets))
+
+
+def _write(out: str, figures: dict[str, Any]) -> None:
     if out:
         environment = {
             "cpu_model": environment_info.cpu_model(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from statistics import NormalDist
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from covr_jax.losses import sac
 from covr_jax.methods import BASES, Base
 from covr_jax.networks import Masker
 from tests.covr_jax import tiny
-from tests.covr_jax.test_learner import assert_same_bits, changed
+from tests.covr_jax.test_learner import assert_same_bits, changed, host
 
 
 def drawn(base: str, seed: int = 0, **changes):
@@ -177,6 +178,39 @@ def test_the_vlms_term_pulls_the_actor_alone_on_other_bases_too():
     assert guided.actor_metrics["guidance_loss"] > 0
     silent = step(state, batch._replace(prior_ok=0 * batch.prior_ok), seen, noise)
     assert_same_bits(plain, silent)
+
+
+@pytest.mark.parametrize("base", ["playvirtual", "mlr", "taco"])
+def test_a_whole_update_moves_every_part(base):
+    learner = tiny.learner(base, method="none", filters=(4, 4), feature_dim=6, hidden_dim=8, model_hidden_dim=8)
+    before = learner.init(0, tiny.RENDER[base])
+    params, target = host(before.params), host(before.target)
+    batch = tiny.batch(base, 0, size=4)
+    quickly = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiled, that is
+    after, metrics = learner.update.lower(before, batch).compile(quickly)(before, batch)
+    assert changed(params, after.params) == set(params) and changed(target, after.target) == set(target)
+    assert set(metrics) == set(learner.metric_names)
+    assert [name for name, value in metrics.items() if not np.isfinite(value)] == []
+
+
+@pytest.mark.parametrize("rate", ["encoder_lr", "decoder_lr"])
+def test_the_document_says_which_rate_counts_for_which_base(rate):
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in text.partition("## Rates")[2].partition("\n## ")[0].splitlines()]
+    told = {
+        base.strip(" `"): "not used" not in cells[rate == "decoder_lr"]
+        for bases, *cells in (row for row in rows if len(row) == 3 and row[0].startswith(" `") and "--" not in row[0])
+        for base in bases.split(",")
+    }
+
+    def steps(row, value):
+        movers = row.auxiliary.movers(tiny.config("sac", **{rate: value}), ("head",))
+        ones = {name: jnp.ones(1) for mover in movers.values() for name in mover.parts}
+        given = [(mover.optimiser, pick(ones, mover.parts)) for mover in movers.values()]
+        return [optimiser.update(part, optimiser.init(part), part)[0] for optimiser, part in given]
+
+    with_loss = {name: row for name, row in BASES.items() if row.auxiliary is not None}
+    assert {name: steps(row, 1.0) != steps(row, 2.0) for name, row in with_loss.items()} == told
 
 
 class _Brightness(nn.Module):

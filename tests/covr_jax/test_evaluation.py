@@ -81,6 +81,26 @@ class Faulty(Countdown):
         return frame, reward, terminated, truncated, info
 
 
+def test_the_prior_alone_begins_anew_where_an_episode_is_driven_again():
+    class Once:
+        """Answers 0.5 when first asked, then nothing readable; notes how many it is asked for."""
+
+        def __init__(self):
+            self.asked = []
+
+        def predict(self, observations):
+            self.asked.append(len(observations))
+            label = Label(np.array([0.5], np.float32), "ok", "", "", "") if len(self.asked) == 1 else None
+            return [label or Label(None, "malformed", "", "", "")] * len(observations)
+
+    prior = Once()
+    policy = PriorPolicy(prior, period=10, steps_per_decision=4, action_dim=1)
+    first, second = run_episodes([Faulty(1), Countdown()], policy, 1, [3, 5], restarted=policy.restart)
+    assert first.episode_return == 0.0, "no label of the cut episode acts in the next"
+    assert second.episode_return == 5 * 0.5
+    assert prior.asked == [2, 1, 1, 1]  # both begin; the first again; step 12 of the second, of the first
+
+
 def test_an_episode_that_a_fault_has_cut_is_driven_again_twice_at_most():
     def policy(observations):
         return np.ones((len(observations), 1), np.float32)

@@ -162,6 +162,56 @@ def test_adapters_are_written_over_removed_ones(vlm, tmp_path, monkeypatch):
     assert texts(engine, CARTPOLE, observations, "stays") == expected[1]
 
 
+def test_kept_prefixes_change_no_answer_and_leave_with_their_adapter(vlm, tmp_path):
+    plain, keeping, observations = Engine(vlm), Engine(vlm, keep_prefixes=True), seen(3)
+    for seed in (1, 2):
+        adapted(vlm, tmp_path / str(seed), seed)
+    wanted = {}
+    for seed in (1, 2):
+        plain.add_adapter(f"run/v{seed}", tmp_path / str(seed))
+        wanted[seed] = texts(plain, CARTPOLE, observations, f"run/v{seed}")
+    base = texts(plain, CARTPOLE, observations)
+    assert base != wanted[1] != wanted[2]
+    for adapter, seed in (("run/v1", 1), ("run/v2", 2)):
+        keeping.add_adapter(adapter, tmp_path / str(seed))
+    for _ in range(2):
+        assert texts(keeping, CARTPOLE, observations) == base
+        assert texts(keeping, CARTPOLE, observations[:1]) == base[:1]
+        for seed in (1, 2):
+            assert texts(keeping, CARTPOLE, observations, f"run/v{seed}") == wanted[seed]
+    assert texts(keeping, CARTPOLE, observations, None, True) == texts(plain, CARTPOLE, observations, None, True)
+    text_first = vlm.model_type != "llava"  # whose chat template puts the picture first, whatever it is given
+    assert keeping.prefixes_reused == (3 + 1 + 3 + 1 + 2 * 3 - 3 + 3 if text_first else 0)
+    keeping.remove_adapter("run/v1")  # as a version that was withdrawn: another one is tuned to its number
+    keeping.add_adapter("run/v1", tmp_path / "2")
+    assert texts(keeping, CARTPOLE, observations, "run/v1") == wanted[2]
+    keeping.check_prefixes()
+
+
+def test_prompts_with_state_and_pictures_of_unequal_size_are_answered_as_ever(vlm):
+    plain, keeping = Engine(vlm), Engine(vlm, keep_prefixes=True)
+    unequal = seen(1, 84) + seen(1, 56) + seen(1, 112)
+    for _ in range(2):
+        for task, observations in ((HIGHWAY, seen(2, state={"speed": 3.25})), (CARTPOLE, unequal)):
+            assert texts(keeping, task, observations) == texts(plain, task, observations)
+    assert keeping.prefixes_reused == 0
+
+
+def test_prefixes_that_change_answers_are_refused(vlm, monkeypatch):
+    keeping = Engine(vlm, keep_prefixes=True)
+    if vlm.model_type == "llava":
+        keeping.check_prefixes()  # has none
+        return
+    read = keeping._prefixes._read
+
+    def other(prefix, batch):
+        return read(prefix.flip(1), batch)
+
+    monkeypatch.setattr(keeping._prefixes, "_read", other)
+    with pytest.raises(ValueError, match="prefix_cache: this model answers otherwise"):
+        keeping.check_prefixes()
+
+
 def test_a_bad_adapter_leaves_the_engine_as_it_was(vlm, tmp_path):
     engine, observations = Engine(vlm), seen(2)
     adapted(vlm, tmp_path / "good", 1)

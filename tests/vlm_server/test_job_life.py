@@ -61,17 +61,16 @@ class JobLife(RuleBasedStateMachine):
         ident = f"job{self.lives}-{len(self.jobs)}"
         same = [j for j in self.jobs if request_id and (j.run, j.request_id) == (run, request_id)]
         known = same[-1] if same and not same[-1].again else None
-        # The tuner looks for room first; the service asks for the same request before it gets there.
         full = len(self.open) > MAX_QUEUED
         try:
             job = self.house.submit(run, ident, value, request_id)
         except jobs.QueueFull:
-            assert full
+            assert full and known is None
             return
-        assert not full
         if known is not None:
             assert job.id == known.ident
             return
+        assert not full
         assert job.id == ident
         self.jobs.append(Known(ident, run, request_id or ident, value))
         self._settle()
@@ -157,10 +156,10 @@ class JobLife(RuleBasedStateMachine):
         """Ends what ends by itself, and waits until the first open job stands in its training."""
         while self.open:
             job = self.open[0]
-            if job.crashes >= MAX_ATTEMPTS:
-                job.state = jobs.FAILED
-            elif any(ident == job.request_id for ident, _ in self.made[job.run]):
+            if any(ident == job.request_id for ident, _ in self.made[job.run]):
                 self._done(job)
+            elif job.crashes >= MAX_ATTEMPTS:
+                job.state = jobs.FAILED
             else:
                 job.state = jobs.RUNNING
                 if job.ident != self.begun:

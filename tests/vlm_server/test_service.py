@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from safetensors.torch import load_file, save_file
 
-from vlm_server import lora, models, server, tasks, tuning
+from vlm_server import lora, models, prefixes, server, tasks, tuning
 from vlm_server.engine import Engine, Reply
 from vlm_server.limits import Limits
 from vlm_server.lora import AdapterInvalid
@@ -124,8 +124,33 @@ def client(start, tmp_path_factory):
     return start(tmp_path_factory.mktemp("adapters"))[1]
 
 
+def test_kept_prefixes_are_checked_at_the_start_used_and_counted(vlm, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(prefixes, "SHORTEST", 8)  # the tiny VLM's text has 15 tokens before the picture
+    made = server.Server(vlm, tmp_path / "adapters", SMALL, keep_prefixes=True)
+    keeping = Client(made.start("127.0.0.1:0"))
+    answers = [[p.text for p in each.ask(3).predictions] for each in (client, keeping, keeping)]
+    keeping.channel.close()
+    assert answers[0] == answers[1] == answers[2]
+    checked = 1 + 2 + 2 - 1 + 2  # the start's three questions, less the first one, and the two of its warm-up
+    assert made.metrics.registry.get_sample_value("covr_prior_prefixes_reused") == checked + 3 + 3
+    made.stop(0)
+
+    def differs(self):
+        raise ValueError("prefix_cache: this model answers otherwise")
+
+    monkeypatch.setattr(Engine, "check_prefixes", differs)
+    other = server.Server(vlm, tmp_path / "others", SMALL, keep_prefixes=True)
+    with pytest.raises(ValueError, match="answers otherwise"):
+        other.start("127.0.0.1:0")
+    other.stop(0)
+
+
 class FakeEngine:
     """Answers every question with ``text``, once ``gate`` is open; counts frames that it computed."""
+
+    prefixes_reused = 0
+
+    def check_prefixes(self): ...
 
     def __init__(self, vlm):
         self.text, self.frames = "slide: 0.25", 0
@@ -147,7 +172,7 @@ def fake(start, tmp_path, monkeypatch):
     """(client, engine) of a server whose engine is the fake one."""
     engines = []
 
-    def make(vlm):
+    def make(vlm, keep_prefixes):
         engines.append(FakeEngine(vlm))
         return engines[-1]
 
@@ -376,7 +401,7 @@ def test_health_follows_the_life_of_the_server(vlm, tmp_path, monkeypatch):
 
 def test_drain_lets_running_calls_end(fake, start, tmp_path, vlm, monkeypatch):
     engine = FakeEngine(vlm)
-    monkeypatch.setattr(server, "Engine", lambda _: engine)
+    monkeypatch.setattr(server, "Engine", lambda *_: engine)
     made = server.Server(vlm, tmp_path / "drain", SMALL)
     client = Client(made.start("127.0.0.1:0"))
     engine.entered.clear()

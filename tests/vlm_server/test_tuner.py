@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import threading
+import time
 
 import pytest
 from safetensors.numpy import load_file
 
 from tests.vlm_server.tuning_house import TASK, House, Training, samples
 from vlm_server import jobs, lora, tuning
-from vlm_server.adapter_errors import AdapterNotFound, NoRoom
+from vlm_server.adapter_errors import AdapterInvalid, AdapterNotFound, NoRoom
 from vlm_server.tuner import MAX_ATTEMPTS
 
 
@@ -101,6 +103,119 @@ def test_a_version_that_was_made_just_before_a_crash_is_not_made_twice(houses, m
     again = after.tuner.jobs.get("one")
     assert after.states(again)[-1] == jobs.DONE and again.progress.result.version == "v1"
     assert [record.version for record in after.store.list("run")] == ["v1"] and after.store.active("run") == "v1"
+
+
+def test_a_version_that_was_made_just_before_the_last_crash_is_found(houses, monkeypatch):
+    house = houses()
+    house.submit("run", "one")
+    begun(house)
+    for _ in range(MAX_ATTEMPTS - 1):
+        house = houses.crashed(house)
+        begun(house)
+    monkeypatch.setattr(house.book, "remove", lambda job: None)
+    house.training.endings.put("end")
+    assert house.states(house.tuner.jobs.get("one"))[-1] == jobs.DONE
+    order = dataclasses.replace(house.book.open()[0], attempts=MAX_ATTEMPTS + 1)  # activating it, too, ended the server
+    after = houses.crashed(house)
+    job = after.tuner.jobs.get("one")
+    assert after.states(job)[-1] == jobs.DONE and job.progress.result.version == "v1"
+    house.book.update(order)
+    last = houses.crashed(house)
+    assert last.states(last.tuner.jobs.get("one"))[-1] == jobs.FAILED
+
+
+def test_a_version_whose_training_had_ended_outlives_an_orderly_end(houses, monkeypatch):
+    house = houses()
+    create, closing = house.store.create, threading.Thread(target=house.close)
+
+    def late(run, write):
+        closing.start()
+        while not job.put_off.is_set():
+            time.sleep(0.001)
+        return create(run, write)
+
+    monkeypatch.setattr(house.store, "create", late)
+    job = house.submit("run", "one", 0.5)
+    house.training.endings.put("end")
+    while not job.put_off.is_set():
+        time.sleep(0.001)
+    closing.join(10)
+    assert house.book.open()[0].attempts == 0 and house.store.active("run") == "base" and house.ended == []
+    after = houses(house.root)
+    again = after.tuner.jobs.get("one")
+    assert after.states(again)[-1] == jobs.DONE and again.progress.result.version == "v1"
+    assert weights(after) == [0.5, 0.5] and after.store.active("run") == "v1"
+    assert not after.training.entered.acquire(blocking=False), "it is not trained again"
+
+
+@pytest.mark.parametrize("deed", ["hold", "activate", "delete"])
+def test_a_version_that_others_use_before_it_is_published_fails_its_job_alone(houses, monkeypatch, deed):
+    house = houses()
+    hold = house.store.hold("run", "v1")
+
+    def check(key):
+        getattr(house.store, deed)("run", "v1") if deed != "hold" else hold.__enter__()
+        raise AdapterInvalid("it failed its question")
+
+    if deed == "delete":  # in the moment before the activation holds it
+        activate = house.served.activate
+        monkeypatch.setattr(house.served, "activate", lambda *a: house.store.delete("run", "v1") or activate(*a))
+    else:
+        monkeypatch.setattr(house.engine, "check", check)
+    job = house.submit("run", "one")
+    house.training.endings.put("end")
+    assert house.states(job)[-1] == jobs.FAILED
+    assert ("no adapter 'v1'" if deed == "delete" else "failed its question") in job.progress.error
+    assert len(house.store.list("run")) == (deed != "delete")
+
+
+def test_activations_at_once_hold_one_adapter_in_memory(houses, monkeypatch):
+    house, read, inside, most = houses(max_queued=3), lora.read, [], []
+    for name in ("one", "two", "three"):
+        job = house.submit("run", name)
+        house.training.endings.put("end")
+        assert house.states(job)[-1] == jobs.DONE
+
+    def slow(folder):
+        inside.append(folder)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+        return read(folder)
+
+    monkeypatch.setattr(lora, "read", slow)
+    askers = [threading.Thread(target=house.served.activate, args=("run", f"v{i}")) for i in (1, 2, 3)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(10)
+    assert most == [1, 1, 1] and house.store.active("run") in ("v1", "v2", "v3")
+
+
+def test_equal_requests_at_once_are_one_order_at_any_moment(houses, monkeypatch):
+    house = houses(max_queued=1)
+    house.submit("run", "running")
+    begun(house)
+    add, on_disk, both = house.book.add, [], threading.Barrier(2)
+
+    def slow(*order):
+        added = add(*order)
+        with pytest.raises(threading.BrokenBarrierError):  # nobody else writes meanwhile
+            both.wait(0.2)
+        on_disk.append([order.job for order in house.book.open()])
+        return added
+
+    monkeypatch.setattr(house.book, "add", slow)
+    found = []
+    askers = [
+        threading.Thread(target=lambda name=name: found.append(house.submit("run", name, 0.5, "same")))
+        for name in ("one", "two")
+    ]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(10)
+    assert len(found) == 2 and found[0] is found[1] and on_disk == [["running", found[0].id]]
 
 
 def test_a_request_that_is_on_disk_twice_is_done_once(houses):

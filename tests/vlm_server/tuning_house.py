@@ -87,11 +87,12 @@ class House:
         tuning.train = training
         self.ended: list[str] = []
         self.store = AdapterStore(root, digest)
-        engine = ResidentEngine(Engine(), self.store, 4)
+        self.engine = Engine()
+        engine = ResidentEngine(self.engine, self.store, 4)
         self.batcher = Batcher(engine)
         self.sets = datasets.DataSets(2**20)
         self.book = OrderBook(root, self.store.check_room)
-        served = ServedAdapters(self.store, engine, self.batcher, digest)
+        self.served = served = ServedAdapters(self.store, engine, self.batcher, digest)
         vlm = SimpleNamespace(name="fake", digest=digest)
         self.tuner = Tuner(vlm, served, self.sets, self.book, max_queued, self.ended.append)
         self.tuner.resume()

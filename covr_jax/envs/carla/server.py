@@ -12,7 +12,8 @@ GRACE_S = 10.0  # from SIGTERM to SIGKILL
 
 
 class LocalServer:
-    """``CarlaUE4.sh`` at a port, from ``start`` to ``stop``. Its output goes to ``log``.
+    """``CarlaUE4.sh`` at a port, from ``start`` to ``stop``. Its output goes to ``log``, in a folder of its
+    own that only the user may enter.
 
     Args:
         program: path of CarlaUE4.sh.
@@ -27,7 +28,7 @@ class LocalServer:
         if not os.access(path, os.X_OK) or path.is_dir():
             raise ValueError(f"env.carla.server={program}: must be the CarlaUE4.sh of a CARLA server")
         self._command = [str(path.absolute()), f"-carla-rpc-port={port}", *flags]
-        self.log = Path(tempfile.gettempdir()) / f"carla-{os.getpid()}-{port}.log"
+        self.log = Path(tempfile.mkdtemp(prefix="carla-")) / f"{port}.log"
         self._process: subprocess.Popen | None = None
 
     @property

@@ -38,6 +38,7 @@ class Session:
         self.traffic_port = 0
         self._sensors: list[Any] = []
         self._bodies: list[Any] = []
+        self._spawn_failed = False
 
     def connect(self, scene: Scenario) -> None:
         """Finds the server, loads the scene's town if it shows another, takes over its clock.
@@ -58,9 +59,7 @@ class Session:
         self.world.apply_settings(settings)
         self.world.set_weather(getattr(self.carla.WeatherParameters, WEATHERS[scene.weather]))
         self.blueprints = self.world.get_blueprint_library()
-        self.tick()  # before it a client of a synchronous server knows of no actors
-        left = [a.id for a in self.world.get_actors() if a.type_id.startswith(("vehicle.", "walker.", "sensor."))]
-        self._destroy(left)
+        self._destroy_all(self._config.timeout_s)
 
     def start_traffic(self) -> None:
         """A traffic manager on a port that nobody has, ticking with the world. Raises RuntimeError."""
@@ -88,14 +87,14 @@ class Session:
 
     def spawn(self, blueprint: Any, transform: Any) -> Any:
         """The new car or pedestrian, or None where there is no room for it."""
-        actor = self.world.try_spawn_actor(blueprint, transform)
+        actor = self._spawned(self.world.try_spawn_actor, blueprint, transform)
         if actor is not None:
             self._bodies.append(actor)
         return actor
 
     def attach(self, blueprint: Any, transform: Any, parent: Any, callback: Callable[[Any], None]) -> None:
         """A sensor on ``parent`` that calls back from a thread of the library's. Raises RuntimeError."""
-        sensor = self.world.spawn_actor(blueprint, transform, parent)
+        sensor = self._spawned(self.world.spawn_actor, blueprint, transform, parent)
         self._sensors.append(sensor)  # a sensor that nobody refers to falls silent
         sensor.listen(callback)
 
@@ -128,6 +127,9 @@ class Session:
         if not self._tried("destroy the actors", self.clear):
             ids = [actor.id for actor in (*self._sensors, *self._bodies)]
             self._tried("destroy them without stopping sensors", lambda: self._destroy(ids))
+        if self._spawn_failed:
+            within_s = min(self._config.timeout_s, CLOSING_S)
+            self._tried("look for actors that came late", lambda: self._destroy_all(within_s))
         self._tried("leave synchronous mode", self._leave_synchronous_mode)
         if self.traffic_manager is not None:
             self._tried("free the traffic", lambda: self.traffic_manager.set_synchronous_mode(False))
@@ -163,6 +165,19 @@ class Session:
         settings.synchronous_mode = False
         settings.fixed_delta_seconds = None
         self.world.apply_settings(settings)
+
+    def _spawned(self, spawn: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return spawn(*arguments)
+        except RuntimeError:  # a server that is late may still carry it out, and nobody knows the actor then
+            self._spawn_failed = True
+            raise
+
+    def _destroy_all(self, within_s: float) -> None:
+        """All cars, pedestrians and sensors of the world, whoever spawned them."""
+        self.world.tick(within_s)  # before it a client of a synchronous server knows of no new actors
+        left = [a.id for a in self.world.get_actors() if a.type_id.startswith(("vehicle.", "walker.", "sensor."))]
+        self._destroy(left)
 
     def _destroy(self, ids: list[int]) -> None:
         """By number: it does no harm to actors that are gone, and an actor's own method does nothing before a tick."""

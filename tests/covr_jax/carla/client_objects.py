@@ -72,7 +72,7 @@ class World:
         return BlueprintLibrary(KINDS)
 
     def get_actors(self):
-        return list(self._sim.actors.values())
+        return [actor for actor in self._sim.known if actor.is_alive]
 
     def tick(self, seconds):
         return self._sim.step()

@@ -38,6 +38,7 @@ class Simulator:
         self.town, self.version = town, version or carla.Client("127.0.0.1", 2000).get_client_version()
         self.settings, self.weather = carla.WorldSettings(), carla.WeatherParameters.Default
         self.frame, self.actors, self.managers = 100, {}, {}
+        self.known: list[Actor] = []  # to clients that ask for all actors: those of the latest tick
         self.calls: list[str] = []
         self.ticks = 0
         self.gone = False
@@ -98,6 +99,7 @@ class Simulator:
         for actor in list(self.actors.values()):
             if isinstance(actor, Sensor) and actor.callback is not None:
                 actor.tell()
+        self.known = list(self.actors.values())
         return self.frame
 
 

@@ -125,6 +125,24 @@ def test_what_finds_no_place_is_told(scenario, kind, after, says):
     assert sim.left == []
 
 
+@pytest.mark.parametrize("kind", ["vehicle.audi.a2", "vehicle.mercedes", "walker.", "sensor.other.collision"])
+def test_an_actor_whose_spawn_was_carried_out_but_reported_late_goes_too(kind):
+    sim = Simulator()
+    add = sim.add
+
+    def late(blueprint, transform, parent):
+        actor = add(blueprint, transform, parent)
+        if blueprint.id.startswith(kind):
+            raise RuntimeError(TIMEOUT)
+        return actor
+
+    sim.add = late
+    with pytest.raises(WorldLost, match="time-out"):
+        for seed in range(10):  # which kind stands at the kerb is drawn
+            carla_env(sim, "jaywalk").reset(seed=seed)
+    assert sim.left == []
+
+
 def test_a_failed_spawn_is_drawn_again():
     sim, tries = Simulator(), []
     sim.room = lambda name: tries.append(name) or len(tries) % 3 != 1 or name.startswith("sensor.")
@@ -150,6 +168,24 @@ def test_a_traffic_port_that_is_taken_is_passed_over():
     assert list(sim.managers) == tried[2:] and f"set_autopilot(True, {tried[2]})" in "".join(sim.calls)
     env.close()
     assert sim.left == []
+
+
+def test_two_runs_that_find_the_same_traffic_port_free_get_one_each(monkeypatch):
+    monkeypatch.setattr(session, "_is_free", lambda port: True)  # both ask before either has bound it
+    one, two = Simulator(), Simulator()
+    first, second = carla_env(one, **SMALL), carla_env(two, **SMALL)
+    first.reset(seed=0)
+
+    def before(name):
+        if name == "Client.get_trafficmanager" and int(two.calls[-1].rpartition("(")[2][:-1]) in one.managers:
+            raise RuntimeError(BIND)
+
+    two.before = before
+    second.reset(seed=0)
+    assert list(one.managers) == [session.FIRST_TRAFFIC_PORT] and list(two.managers) == [session.FIRST_TRAFFIC_PORT + 1]
+    for env, sim in ((first, one), (second, two)):
+        env.close()
+        assert sim.left == []
 
 
 def test_no_traffic_port_at_all_is_told():

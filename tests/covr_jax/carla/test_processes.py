@@ -200,7 +200,9 @@ def test_a_server_that_cannot_start_is_told(make, tmp_path, monkeypatch, capsys)
     env = make(CarlaConfig(server=server_program(tmp_path, "echo no GPU here; exit 3")), {"hang": 0})
     with pytest.raises(WorldLost, match=r"server has ended in begin; .*carla-.*\.log may say why .*2 attempts"):
         env.reset(seed=0)
-    assert "no GPU here" in env.world._server.log.read_text() and len(starts(tmp_path)) == 2
+    log = env.world._server.log
+    assert "no GPU here" in log.read_text() and len(starts(tmp_path)) == 2
+    assert log.parent.stat().st_mode & 0o777 == 0o700, "nobody else can put a link there"
     assert "attempt 1 of 2" in capsys.readouterr().err
 
 
