@@ -108,7 +108,7 @@ def test_rendering_tells_backend_and_speed(monkeypatch):
 def test_environments_that_need_no_opengl(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "disable")
     (found,) = checks.rendering(config(preset="toy_driving"))
-    assert found.status == "ok" and found.text.startswith("no OpenGL; toy/highway at 64 pixels")
+    assert found.status == "ok" and found.text.startswith("no OpenGL; toy/highway at 48 pixels")
     (found,) = checks.rendering(config("env.name=gym/Nothing-v0", preset="toy_driving"))
     assert found.status == "fail" and "gym/Nothing-v0" in found.text and not found.advice
 
