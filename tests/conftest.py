@@ -1,28 +1,31 @@
-"""Compiled programs are kept between tests and runs: most of the suite's time is compilation."""
+"""Most of the suite's time is compilation: programs are kept, and those of the default suite compiled less hard."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from pathlib import Path
 
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
+# Of the environment, which the programs that tests start inherit; it is read when JAX is imported and first compiles.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # One thread each: tests share their machine with the servers that they start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
+
+# Without LLVM's optimisation, half of a program's compile time. Slow tests, and tests that are selected otherwise than
+# by ``make test``, run programs as users do.
+QUICK = "--xla_backend_optimization_level=0"
 
 
 def pytest_configure(config):
-    if importlib.util.find_spec("jax") is None:
-        return
-    import jax
+    if "not slow" in config.option.markexpr:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
-    jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # Tests that may be skipped, by the reason they print. CI fails on any other: a missing library must not pass for green.
 ALLOWED_SKIPS = ("needs an accelerator", "needs Ray")

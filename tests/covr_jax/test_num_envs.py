@@ -24,7 +24,7 @@ RUN = {"num_envs": N, "step_unit": "decisions", "steps": 90, "random_decisions":
        "eval_episodes": 2, "log_every": 10, "checkpoint_every": 10}  # fmt: skip
 
 
-def configured(kind: str = "Counting", run: dict | None = None, **sections):
+def configured(kind: str = "Numbered", run: dict | None = None, **sections):
     name = f"gym/tests.covr_jax.worker_envs:{kind}-v0"
     return change(env={"name": name}, run=RUN | (run or {}), **sections)
 

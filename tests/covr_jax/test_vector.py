@@ -41,7 +41,7 @@ def gone(pids: list[int], within_s: float = 60.0) -> bool:
 
 
 def test_each_follows_its_own_orders_as_it_would_here():
-    here = envs.make(config("Counting"))
+    here = envs.make(config("Numbered"))
     quarters = np.full((3, 1), 0.25, np.float32)
     with closing(Workers(config("Late"), 2)) as workers:
         assert workers.description == describe(here) and workers.action_repeat == 1
@@ -94,8 +94,8 @@ from covr_jax.envs.vector import Workers
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 workers = Workers(EnvConfig(name="gym/tests.covr_jax.worker_envs:Late-v0", render_size=24), 2)
-print(*workers.pids, flush=True)
 try:
+    print(*workers.pids, flush=True)  # in here: the signal comes as soon as this is read
     while True:
         workers.send([Begin(1), Begin(2)])
         workers.receive()

@@ -25,7 +25,7 @@ def step_of(frames: np.ndarray) -> np.ndarray:
     return frames[..., -1, -1, 2].astype(int)
 
 
-class Counting(gymnasium.Env):
+class Numbered(gymnasium.Env):
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
     observation_space = gymnasium.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
 
@@ -52,22 +52,22 @@ class Counting(gymnasium.Env):
         return picture
 
 
-class Late(Counting):
+class Late(Numbered):
     def before_step(self) -> None:
         time.sleep(int.from_bytes(os.urandom(1), "big") / 255 * 0.02)  # not of the seed
 
 
-class Raises(Counting):
+class Raises(Numbered):
     def before_step(self) -> None:
         if self._seed % 2:
             raise RuntimeError("the simulator\nis tired")
 
 
-class Dies(Counting):
+class Dies(Numbered):
     def before_step(self) -> None:
         if self._seed % 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-for kind in (Counting, Late, Raises, Dies):
+for kind in (Numbered, Late, Raises, Dies):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=100)

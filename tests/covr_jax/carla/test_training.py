@@ -18,7 +18,7 @@ class Checkpoints(Records):
         self.at = []
 
     def checkpoint(self, decisions, learner, state, replay):
-        assert not replay.running, "an episode that cannot be driven again is no place to go on from"
+        assert not replay.running(), "an episode that cannot be driven again is no place to go on from"
         self.at.append(decisions)
 
 
