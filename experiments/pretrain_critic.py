@@ -10,7 +10,6 @@ requirement, 3 no prior, 130 interrupted.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import sys
@@ -36,7 +35,7 @@ from covr_jax.priors.source import PriorUnavailable
 from covr_jax.replay.buffer import ReplayBuffer
 from covr_jax.types import Before, Observation, Params
 from covr_jax.value_critic import TARGETS, ValueCriticFit
-from experiments import value_critic_artefact
+from experiments import configuration, value_critic_artefact
 from experiments.command_line import fail, prepare
 from experiments.json_lines import read_lines
 from experiments.policy import environment, load_policy
@@ -45,6 +44,7 @@ from experiments.run_directory import read_config
 
 _POLICY = flags.DEFINE_string("policy", None, "Run directory of the trained policy.", required=True)
 _PRIOR = flags.DEFINE_string("prior", "tiny", "The prior, as of experiments.train.")
+_SET = flags.DEFINE_multi_string("set", [], "Any prior.* field, on top of the policy's run: --set prior.period=8")
 _FRAMES = flags.DEFINE_integer("frames", 50_000, "Simulator frames to collect.", lower_bound=1)
 _UPDATES = flags.DEFINE_integer("updates", None, "Updates of the critic; default: as many as a run would make on them.",
                                lower_bound=1)  # fmt: skip
@@ -113,8 +113,7 @@ def pretrain(out: Path) -> dict[str, Any]:
     if (out / "manifest.json").exists():
         raise ValueError(f"{out} already holds a value critic; name another folder by --out")
     run = Path(_POLICY.value)
-    config = read_config(run)
-    config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, source=_PRIOR.value))
+    config = _as_asked(read_config(run))
     with environment(config) as env, tempfile.TemporaryDirectory() as scratch:
         action_dim, repeat = env.action_space.shape[0], env.action_repeat
         learner, params = load_policy(run, action_dim)
@@ -131,6 +130,7 @@ def pretrain(out: Path) -> dict[str, Any]:
             "data": _DATA.value,
             "target": _TARGET.value,
             "prior": _PRIOR.value,
+            "settings": _SET.value,
             "policy": str(run),
             "policy_frames": _frames_of(run),
             "seed": _SEED.value,
@@ -143,6 +143,14 @@ def pretrain(out: Path) -> dict[str, Any]:
         }
         value_critic_artefact.save(out, critic, value_critic_artefact.fits(config, action_dim, repeat), made)
     return made
+
+
+def _as_asked(config: Config) -> Config:
+    """The policy's configuration with the prior of the command line. Raises ValueError."""
+    for setting in _SET.value:
+        if not setting.startswith("prior."):
+            raise ValueError(f"--set {setting}: must be a field of prior; the policy's run fixes the rest")
+    return configuration.changed(config, (f"prior.source={_PRIOR.value}", *_SET.value))
 
 
 def _frames_of(run: Path) -> int:

@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     assert base.returncode == 0, base.stderr[-2000:]
     critic = program(
         "experiments.pretrain_critic", f"--policy={folder / 'base'}", "--prior=teacher:random", "--frames=1500",
-        "--updates=30", f"--out={folder / 'critic'}",
+        "--updates=30", "--set", "prior.period=3", f"--out={folder / 'critic'}",
     )  # fmt: skip
     assert critic.returncode == 0, critic.stderr[-2000:]
     return folder, critic
@@ -42,8 +42,25 @@ def test_the_manifest_says_what_it_is_for_and_how_it_was_made(made):
     how = manifest["made"]
     assert how["frames"] == how["decisions"] * 8 >= 1500
     assert how["data"] == "rae" and how["target"] == "sarsa" and how["updates"] == 30
+    assert how["settings"] == ["prior.period=3"]
     assert 0.2 < how["prior_share"] < 0.8 and len(how["episode_returns"]) == 1
     assert "next:   python -m experiments.train --method=erpv --base=deepmdp --value_critic=" in made[1].stdout
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("learner.discount=0.5", "--set learner.discount=0.5: must be a field of prior"),
+        ("prior.perod=3", "prior.perod"),
+        ("prior.teacher_policy=nowhere", "nowhere"),
+    ],
+)
+def test_settings_are_the_priors_alone_and_are_heeded(made, tmp_path, setting, words):
+    done = program(
+        "experiments.pretrain_critic", f"--policy={made[0] / 'base'}", "--prior=teacher:oracle", "--set", setting,
+        f"--out={tmp_path / 'critic'}",
+    )  # fmt: skip
+    assert done.returncode == 2 and words in done.stderr.splitlines()[-1], done.stderr[-2000:]
 
 
 def test_a_gated_run_records_gate_temperature_and_the_frames_spent_before(made):
