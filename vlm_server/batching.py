@@ -63,8 +63,9 @@ class _Request:
 class Batcher:
     """Queues questions and chores for the thread that owns ``engine``.
 
-    Requests with equal questions that arrive within ``max_delay_ms`` of the first are answered together, up
-    to ``max_batch`` frames; nobody waits for company once every client that asked or was answered in the last
+    Requests with equal questions that arrive within ``max_delay_ms`` of the first, or of the end of the batch before,
+    are answered together, up to ``max_batch`` frames: who came too late for a batch does not go alone ahead of those
+    who were in it and ask again at once. Nobody waits for company once every client that asked or was answered in the last
     second has a request in the queue, so that a lone client never waits. A request is never spread over batches
     with others' frames: it fits whole, or waits, or (longer than ``max_batch``) is computed alone in slices. So the
     batches of a lone client that waits for each answer depend on nothing but its own requests.
@@ -88,6 +89,7 @@ class Batcher:
         self._requests: list[_Request] = []  # by turn
         self._turn = 0  # at which what is served now ends, frames
         self._ends: dict[str, int] = {}  # client -> the turn at which its requests end
+        self._freed = 0.0  # when the last batch was answered
         self._asked: dict[str, float] = {}  # client -> when it asked, or was answered, last
         self._chores: deque[tuple[Callable[[], Any], Future]] = deque()
         self._wake = threading.Condition()
@@ -203,7 +205,8 @@ class Batcher:
                         break  # not overtaken by a smaller one behind it
                     batch.append(request)
                     frames += size
-            patience = head.arrived + self._max_delay - time.monotonic() if self._company() else 0.0
+            since = max(head.arrived, self._freed)
+            patience = since + self._max_delay - time.monotonic() if self._company() else 0.0
             if frames >= self._max_batch or patience <= 0 or self._closed or self._chores:
                 taken = {id(request) for request in batch}
                 self._requests = [r for r in self._requests if id(r) not in taken]
@@ -228,7 +231,8 @@ class Batcher:
                 self._answer([request])
             return
         with self._wake:  # who is answered now may ask again at once
-            self._asked |= {request.client: time.monotonic() for request in batch}
+            self._freed = time.monotonic()
+            self._asked |= {request.client: self._freed for request in batch}
         for request, answer in zip(batch, result or [None] * len(batch), strict=True):
             _settle(request.answer, answer, error)
 

@@ -225,7 +225,17 @@ def target_is_right(observation: Observation) -> bool:
     return observation.state["target_x"] > 0
 
 
+def heads_right(observation: Observation) -> bool:
+    """The car's nose points to the right of its lane's direction.
+
+    Share of an episode's decisions spent here on the highway: 46 % under random actions, 47 % under the oracle, 44 %
+    under ``teacher:half`` itself. (The side of the lane it is on: 49, 25 and 45 %.)
+    """
+    return observation.state["heading_error"] > 0
+
+
 HALVES: dict[str, Callable[[Observation], bool]] = {
     "dmc/cartpole/swingup": pole_leans_right,
     "dmc/reacher/easy": target_is_right,
+    "toy/highway": heads_right,
 }

@@ -137,6 +137,7 @@ def test_the_halves_are_mirror_images():
             assert teachers.pole_leans_right(seen(hinge_1_position=at))
             assert not teachers.pole_leans_right(seen(hinge_1_position=-at))
     assert teachers.target_is_right(seen(target_x=0.01)) and not teachers.target_is_right(seen(target_x=-0.01))
+    assert teachers.heads_right(seen(heading_error=1.0)) and not teachers.heads_right(seen(heading_error=-1.0))
 
 
 def test_a_task_without_halves_names_those_that_have_them():

@@ -128,6 +128,19 @@ def test_waits_for_company_up_to_the_delay(engine, make):
     assert alone.result(5).batch_size == 1 and time.monotonic() - start >= RECENT_S - 0.2
 
 
+def test_who_waited_for_a_batch_to_end_goes_with_those_who_were_in_it(engine, make):
+    batcher = make(max_batch=2, max_delay_ms=1000)
+    engine.gate.clear()
+    first = batcher.submit(question(), ["a", "b"], "x")
+    assert engine.entered.wait(5)
+    late = batcher.submit(question(), ["c"], "y")
+    time.sleep(1.1)  # its own patience is over before the batch is
+    engine.gate.set()
+    first.result(5)
+    again = batcher.submit(question(), ["d"], "x")
+    assert [late.result(5).batch_size, again.result(5).batch_size] == [2, 2]
+
+
 def test_nobody_waits_for_those_who_are_here_or_have_not_asked_lately(engine, make, monkeypatch):
     batcher = make(max_batch=8, max_delay_ms=60_000)
     batcher.submit(question(), ["a"], "one").result(5)
