@@ -76,7 +76,7 @@ class VpgConfig:
 
     weight: float = 10.0  # lambda_1 (E20)
     reduction: str = "mean"  # sum | mean over action dimensions (S4)
-    gate: str = "value_critic"  # value_critic | online_critic | ones: whose value the VLM's action has (M9, M2)
+    gate: str = "value_critic"  # value_critic | advantage | online_critic | ones: who values the VLM (E16, M9, M2)
     scale: str = "joint"  # joint | separate | none: the range over which values are scaled to [0, 1] (E12)
     calibrate: bool = False  # fit C_V's scale to the online critic's on replayed actions (E16)
 

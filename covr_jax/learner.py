@@ -138,7 +138,7 @@ class Learner:
     def needs_value_critic(self) -> bool:
         """Whether the method's gate asks the frozen second critic C_V."""
         term = self._actor_term
-        return term is not None and term.gated and self.config.vpg.gate == "value_critic"
+        return term is not None and term.gated and self.config.vpg.gate in ("value_critic", "advantage")
 
     # -- init and act ------------------------------------------------------------------------------------------
 
@@ -407,7 +407,8 @@ class Learner:
         wanted = agent.value(state.params, features, batch.action)
         if chosen.calibrate:
             value, measured = (vpg.calibrated(q, measured, wanted) for q in (value, measured))
-        return value, {"value_critic_bias": jnp.mean(measured - wanted)}
+        bias = {"value_critic_bias": jnp.mean(measured - wanted)}
+        return vpg.anchored(value, measured, wanted) if chosen.gate == "advantage" else value, bias
 
     def _prior_distance(
         self, params: Params, features: jax.Array, batch: Batch, views: Views, noise: Noise

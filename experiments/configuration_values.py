@@ -40,7 +40,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "learner.guidance.action": ("sample", "mean"),
     "learner.guidance.reduction": ("sum", "mean"),
     "learner.vpg.reduction": ("sum", "mean"),
-    "learner.vpg.gate": ("value_critic", "online_critic", "ones"),
+    "learner.vpg.gate": ("value_critic", "advantage", "online_critic", "ones"),
     "learner.vpg.scale": ("joint", "separate", "none"),
     "learner.ver.distance": ("transition", "action"),
     "learner.ver.next": ("real", "predicted"),

@@ -58,3 +58,16 @@ def calibrated(q: jax.Array, measured: jax.Array, wanted: jax.Array) -> jax.Arra
     spread = jnp.maximum(jnp.mean(centred**2), _SMALLEST_RANGE)
     slope = jnp.maximum(jnp.mean(centred * (wanted - jnp.mean(wanted))) / spread, 0.0)
     return jnp.mean(wanted) + slope * (q - jnp.mean(measured))
+
+
+def anchored(q: jax.Array, measured: jax.Array, wanted: jax.Array) -> jax.Array:
+    """C_V's advantage [B] of an action over the replayed one, on top of the online critic's value of the latter.
+
+    q, measured: C_V's values of the action and of the replayed action; wanted: the online critic's of the latter. Ours
+    (E16): what the critics think of a *state* cancels, sample by sample, and only what C_V thinks of the *action* is
+    left. Two critics that were fitted to different data differ far more about states than any action is worth. No
+    gradient.
+    """
+    chex.assert_rank([q, measured, wanted], 1)
+    chex.assert_equal_shape([q, measured, wanted])
+    return jax.lax.stop_gradient(wanted + q - measured)

@@ -75,18 +75,21 @@ def test_each_term_can_be_taken_away():
     assert_same_bits(no_vpg.params["log_alpha"], both.params["log_alpha"])
 
 
-@pytest.mark.parametrize("gate", ["value_critic", "online_critic", "ones"])
+@pytest.mark.parametrize("gate", ["value_critic", "advantage", "online_critic", "ones"])
 def test_whose_value_the_gate_compares(gate):
     choice = {} if gate == "value_critic" else {"vpg": VpgConfig(gate=gate)}
     learner, state, after, (batch, views, noise) = after_actor_step(**choice)
     agent, params = learner.agent, state.params
-    assert learner.needs_value_critic == (gate == "value_critic")
+    assert learner.needs_value_critic == (gate in ("value_critic", "advantage"))
     features = agent.features(params, views.o)
     q_rl = agent.value(params, features, agent.policy(params, features, noise.actor).action)
     expected = np.ones(16)
     if gate != "ones":
-        critic = state.value_critic if gate == "value_critic" else params
-        q_vlm = agent.value(critic, agent.features(critic, views.o), batch.prior_action)
+        critic = params if gate == "online_critic" else state.value_critic
+        seen = agent.features(critic, views.o)
+        q_vlm = agent.value(critic, seen, batch.prior_action)
+        if gate == "advantage":
+            q_vlm += agent.value(params, features, batch.action) - agent.value(critic, seen, batch.action)
         expected = np.asarray(vpg.gate(q_rl, q_vlm, "joint", batch.prior_ok))
     labelled = batch.prior_ok > 0
     metrics = after.actor_metrics

@@ -103,3 +103,9 @@ def test_calibration_is_the_least_squares_line():
     constant = jnp.ones(50)
     np.testing.assert_allclose(vpg.calibrated(q, constant, wanted), np.full(50, wanted.mean()), rtol=1e-4)
     np.testing.assert_allclose(vpg.calibrated(q, measured, -wanted), np.full(50, -wanted.mean()), rtol=1e-4)
+
+
+def test_an_anchored_value_does_not_depend_on_what_the_second_critic_thinks_of_the_state():
+    got = vpg.anchored(array(7.0, -2.0), array(5.0, -1.0), array(30.0, 40.0))
+    np.testing.assert_allclose(got, [32.0, 39.0])
+    np.testing.assert_allclose(vpg.anchored(array(107.0, -502.0), array(105.0, -501.0), array(30.0, 40.0)), got)
