@@ -65,8 +65,8 @@ class Batcher:
 
     Requests with equal questions that arrive within ``max_delay_ms`` of the first, or of the end of the batch before,
     are answered together, up to ``max_batch`` frames: who came too late for a batch does not go alone ahead of those
-    who were in it and ask again at once. Nobody waits for company once every client that asked or was answered in the last
-    second has a request in the queue, so that a lone client never waits. A request is never spread over batches
+    who were in it and ask again at once. Nobody waits for company once every client that asked or was answered in the
+    last second has a request in the queue, so that a lone client never waits. A request is never spread over batches
     with others' frames: it fits whole, or waits, or (longer than ``max_batch``) is computed alone in slices. So the
     batches of a lone client that waits for each answer depend on nothing but its own requests.
 
