@@ -1,13 +1,15 @@
 """Repeats a run, or a table of the papers.
 
     python -m experiments.reproduce --check                        # one seed twice: equal byte for byte?
+    python -m experiments.reproduce --check --kills=5              # and if the second one is killed five times?
     python -m experiments.reproduce --list                         # every table of both papers
     python -m experiments.reproduce --table=covr/3 --seeds=3       # its commands, what they cost, what is missing here
     python -m experiments.reproduce --table=covr/3 --preset=cpu,tiny --prior=tiny --go --workers=2
 
 --check trains the command that --preset, --base, --method, --env, --prior, --steps and --set describe (by default COVR
 with the tiny VLM, a round of tuning included: minutes) twice, in two processes and fresh directories, and compares
-metrics.jsonl, evaluations.jsonl, rounds.jsonl and the final parameters. Each compiles for itself.
+metrics.jsonl, evaluations.jsonl, rounds.jsonl and the final parameters. Each compiles for itself. With --kills the
+learner of the second one is killed (SIGKILL) at random moments and resumed.
 
 --table prints a shell script: commands, and comments with what was found out. The papers' settings want a GPU and their
 VLMs; --preset goes on top of each row's own. With --go the commands run as a sweep does, in the order in which each
@@ -20,7 +22,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ from experiments.command_line import fail, prepare
 from experiments.json_lines import read_lines
 from experiments.launching import conclude, launch
 from experiments.report_page.numbers import duration
-from experiments.reproduction import cost, here, identical, plan, tables
+from experiments.reproduction import cost, here, identical, kills, plan, tables
 from experiments.reproduction.here import Site
 from experiments.reproduction.plan import Choices, Plan
 from experiments.trials import Sweep, parse_seeds
@@ -49,6 +50,7 @@ _LIST = flags.DEFINE_bool("list", False, "List the tables.")
 _TABLE = flags.DEFINE_string("table", None, "A table, as covr/3 or erpv/12; --list names all.")
 _GO = flags.DEFINE_bool("go", False, "Run the table's commands instead of printing them.")
 _SEEDS = flags.DEFINE_string("seeds", "3", "Of --table: 3 (seeds 1 to 3), 0..4 (five), or 1,5.")
+_KILLS = flags.DEFINE_integer("kills", 0, "Of --check: kill the second run so many times.", lower_bound=0)
 _SEED = flags.DEFINE_integer("seed", 1, "Of --check.")
 _PRESET = flags.DEFINE_string("preset", None, f"As of experiments.train: {', '.join(configuration.presets())}.")
 _STEPS = flags.DEFINE_integer("steps", None, "Budget of each trial, in run.step_unit.", lower_bound=1)
@@ -87,7 +89,7 @@ def check() -> int:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: --check wants a fresh directory")
     runs = []
-    for name in ("first", "second"):
+    for name, deaths in (("first", 0), ("second", _KILLS.value)):
         sweep = Sweep(
             out / name,
             (_ENV.value,),
@@ -104,7 +106,9 @@ def check() -> int:
         print(f"{name}:  {shlex.join(trial.command)}", flush=True)
         # A cached program would hide a compiler that chooses otherwise the second time.
         environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
-        code = subprocess.run(trial.command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+        code, died = kills.run(trial, environment, deaths)
+        if died < deaths:
+            print(f"it was done before it could be killed more than {died} times")
         if code:
             print(f"error: the {name} run ended with exit code {code}; it is in {trial.out}", file=sys.stderr)
             return 1

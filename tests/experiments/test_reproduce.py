@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from covr_jax.learner import Learner
 from covr_jax.methods import BASES
 from experiments import configuration, paper_results
-from experiments.reproduction import here, identical, plan, tables
+from experiments.reproduction import here, identical, kills, plan, tables
 from experiments.reproduction.cost import Load, flops, load
 from experiments.reproduction.here import Site
 from experiments.reproduction.plan import Choices
@@ -219,13 +221,52 @@ def test_a_wrong_value_is_refused_in_one_line():
     assert done.stderr.splitlines()[-1].startswith("error: --table=covr/0: must be one of covr/1, covr/2")
 
 
+MORTAL = """
+import json, pathlib, sys, time
+records = pathlib.Path(sys.argv[1])
+lines = records.read_text().splitlines()[:-1] if records.exists() else []
+lines = lines[: len(lines) // 4 * 4]  # its checkpoints
+records.write_text("".join(line + "\\n" for line in lines))
+with open(sys.argv[2], "a") as starts:
+    starts.write(f"{len(lines)}\\n")
+for step in range(len(lines), 20):
+    time.sleep(0.05)
+    with records.open("a") as file:
+        file.write(json.dumps({"frames": 5 * step + 5}) + "\\n")
+sys.exit(7)
+"""
+
+
+def test_a_run_is_killed_at_random_moments_and_started_again_until_it_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "DELAY_S", 0.05)
+    monkeypatch.setattr(kills, "POLL_S", 0.01)
+    records, starts, told = tmp_path / "timings.jsonl", tmp_path / "starts", []
+
+    def share() -> float:
+        lines = records.read_text().splitlines()
+        return json.loads(lines[-1])["frames"] / 100 if lines and lines[-1].endswith("}") else 0.0
+
+    trial = SimpleNamespace(
+        command=[sys.executable, "-c", MORTAL, str(records), str(starts)], out=tmp_path, seed=3, share=share
+    )
+    assert kills.run(trial, os.environ, 3, told.append) == (7, 3)
+    begun = [int(line) for line in starts.read_text().split()]
+    assert len(begun) == 4 and begun == sorted(begun) and begun[0] == 0 < begun[-1]
+    assert [line.split(" after ")[0] for line in told] == [f"killed ({n} of 3)" for n in (1, 2, 3)]
+    assert len(records.read_text().splitlines()) == 20
+    starts.unlink()
+    assert kills.run(trial, os.environ, 0, told.append) == (7, 0) and len(starts.read_text().split()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_a_run_equals_its_twin_and_a_changed_twin_does_not(tmp_path):
     small = ["--method=none", "--steps=1600", "--set=run.eval_every=800", "--set=run.video=false"]
+    small += ["--kills=2", "--set=run.log_every=200", "--set=run.checkpoint_every=400"]
     done = program("experiments.reproduce", "--check", *small, f"--out={tmp_path / 'check'}", timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "equal, byte for byte: metrics.jsonl (3 lines), evaluations.jsonl (2 lines)" in done.stdout
+    assert "killed (2 of 2) after" in done.stdout
+    assert "equal, byte for byte: metrics.jsonl (" in done.stdout
     one, other = (
         Sweep(tmp_path / "check" / name, (None,), (None,), ("none",), (1,)).trials()[0].out
         for name in ("first", "second")
