@@ -10,6 +10,7 @@ requirement, 3 no prior, 130 interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -50,6 +51,8 @@ _UPDATES = flags.DEFINE_integer("updates", None, "Updates of the critic; default
                                lower_bound=1)  # fmt: skip
 _DATA = flags.DEFINE_enum("data", "rae", SOURCES, "Who acts: policy and prior in turns, the prior, or the policy.")
 _TARGET = flags.DEFINE_enum("target", "sarsa", TARGETS, "Bootstrap by the next action taken, or by the policy's.")
+_DISCOUNT = flags.DEFINE_float("discount", None, "The critic's own; default: the learner's. A smaller one tells actions "
+                               "better apart, for --set learner.vpg.gate=advantage.", 0.0, 1.0)  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 1, "Seed of everything random.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
@@ -124,11 +127,14 @@ def pretrain(out: Path) -> dict[str, Any]:
             explore = AlternatingExploration(_DATA.value, policy, phase, steps)
             data = collect(config, env, explore, _FRAMES.value, _SEED.value)
         updates = data.decisions * config.learner.updates_per_decision if _UPDATES.value is None else _UPDATES.value
-        fitting = ValueCriticFit(config.learner, action_dim, config.env.frame_stack, _TARGET.value, params)
+        discount = config.learner.discount if _DISCOUNT.value is None else _DISCOUNT.value
+        learning = dataclasses.replace(config.learner, discount=discount)
+        fitting = ValueCriticFit(learning, action_dim, config.env.frame_stack, _TARGET.value, params)
         critic, metrics = fit(fitting, data.replay, config.learner.batch_size, updates, _SEED.value)
         made = {
             "data": _DATA.value,
             "target": _TARGET.value,
+            "discount": discount,
             "prior": _PRIOR.value,
             "settings": _SET.value,
             "policy": str(run),

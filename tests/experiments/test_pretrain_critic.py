@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     assert base.returncode == 0, base.stderr[-2000:]
     critic = program(
         "experiments.pretrain_critic", f"--policy={folder / 'base'}", "--prior=teacher:random", "--frames=1500",
-        "--updates=30", "--set", "prior.period=3", f"--out={folder / 'critic'}",
+        "--updates=30", "--discount=0.8", "--set", "prior.period=3", f"--out={folder / 'critic'}",
     )  # fmt: skip
     assert critic.returncode == 0, critic.stderr[-2000:]
     return folder, critic
@@ -43,6 +43,7 @@ def test_the_manifest_says_what_it_is_for_and_how_it_was_made(made):
     assert how["frames"] == how["decisions"] * 8 >= 1500
     assert how["data"] == "rae" and how["target"] == "sarsa" and how["updates"] == 30
     assert how["settings"] == ["prior.period=3"]
+    assert how["discount"] == 0.8 and manifest["fits"]["learner.discount"] == 0.99  # its own, and its learner's
     assert 0.2 < how["prior_share"] < 0.8 and len(how["episode_returns"]) == 1
     assert "next:   python -m experiments.train --method=erpv --base=deepmdp --value_critic=" in made[1].stdout
 
