@@ -51,8 +51,8 @@ _UPDATES = flags.DEFINE_integer("updates", None, "Updates of the critic; default
                                lower_bound=1)  # fmt: skip
 _DATA = flags.DEFINE_enum("data", "rae", SOURCES, "Who acts: policy and prior in turns, the prior, or the policy.")
 _TARGET = flags.DEFINE_enum("target", "sarsa", TARGETS, "Bootstrap by the next action taken, or by the policy's.")
-_DISCOUNT = flags.DEFINE_float("discount", None, "The critic's own; default: the learner's. A smaller one tells actions "
-                               "better apart, for --set learner.vpg.gate=advantage.", 0.0, 1.0)  # fmt: skip
+_DISCOUNT = flags.DEFINE_float("discount", None, "The critic's own; default: the learner's. A smaller one tells "
+                               "actions better apart, for --set learner.vpg.gate=advantage.", 0.0, 1.0)  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 1, "Seed of everything random.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
