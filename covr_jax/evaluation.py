@@ -43,7 +43,7 @@ class PriorPolicy:
     """The prior drives alone: asked every ``period`` steps, its answer held in between.
 
     Where a reply is malformed the action before it goes on; before the first valid reply the action is zero.
-    Starts anew with every instance: one instance per ``run_episodes`` chunk of equally long episodes.
+    One instance drives one set of environments; ``restart`` tells it that one of them begins an episode.
     """
 
     def __init__(self, prior: PriorSource, period: int, steps_per_decision: int, action_dim: int):
@@ -65,8 +65,9 @@ class PriorPolicy:
         return self._held.copy()
 
     def restart(self, i: int) -> None:
-        """Environment ``i`` begins its episode again."""
-        self._held[i], self._decisions[i] = 0.0, 0
+        """Environment ``i`` begins an episode."""
+        if self._held is not None:
+            self._held[i], self._decisions[i] = 0.0, 0
 
     def _asks(self, decision: int) -> bool:
         now = decision * self._steps
@@ -102,24 +103,25 @@ def run_episodes(
     frame_stack: int,
     seeds: Sequence[int],
     traced: int = 0,
-    restarted: Callable[[int], None] = lambda i: None,
+    beginning: Callable[[int], None] = lambda i: None,
 ) -> list[Episode]:
     """One episode per seed, in the order of ``seeds``. The first ``traced`` of them keep frames and actions.
 
-    An episode that ends by ``info["fault"]`` is driven again, from the same seed, up to REPEATS times; ``restarted`` is
-    then called with its environment's index, for policies that remember something of their episode.
+    An episode that ends by ``info["fault"]`` is driven again, from the same seed, up to REPEATS times. ``beginning`` is
+    called with an environment's index whenever that begins an episode, for policies that remember something of theirs.
     """
     episodes: list[Episode] = []
     for start in range(0, len(seeds), len(envs)):
         chunk = seeds[start : start + len(envs)]
-        episodes += _lock_step(envs, policy, frame_stack, chunk, traced - start, restarted)
+        episodes += _lock_step(envs, policy, frame_stack, chunk, traced - start, beginning)
     return episodes
 
 
-def _lock_step(envs, policy, frame_stack, seeds, traced, restarted) -> list[Episode]:
+def _lock_step(envs, policy, frame_stack, seeds, traced, beginning) -> list[Episode]:
     stacks, count = [FrameStack(frame_stack) for _ in envs], len(seeds)
 
     def begin(i: int) -> Observation:
+        beginning(i)
         frame, info = envs[i].reset(seed=seeds[i])
         return Observation(frame, stacks[i].reset(frame), info["state"])
 
@@ -146,7 +148,6 @@ def _lock_step(envs, policy, frame_stack, seeds, traced, restarted) -> list[Epis
             totals[i] = info.get("totals")
             if "fault" in info and repeats[i]:
                 observations[i] = begin(i)
-                restarted(i)
                 traces[i].observations.clear()
                 traces[i].actions.clear()
                 repeats[i], running[i], returns[i], lengths[i] = repeats[i] - 1, True, 0.0, 0

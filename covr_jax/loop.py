@@ -401,7 +401,7 @@ class Trainer:
                 part = chosen[i : i + size]
                 policy = PriorPolicy(self.prior, self.config.prior.period, self._steps_per_decision, self._action_dim)
                 episodes += run_episodes(
-                    self.eval_envs[: len(part)], policy, self.config.env.frame_stack, part, restarted=policy.restart
+                    self.eval_envs[: len(part)], policy, self.config.env.frame_stack, part, beginning=policy.restart
                 )
             self._vlm_returns[version] = [episode.episode_return for episode in episodes]
         return self._vlm_returns[version]

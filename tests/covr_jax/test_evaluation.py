@@ -62,6 +62,14 @@ def test_the_prior_alone_holds_its_last_valid_answer():
     assert prior.calls == 3  # at steps 0, 12 and 20 of 0, 4, ... 24
 
 
+def test_the_prior_alone_begins_every_episode_anew():
+    prior = Scripted()
+    policy = PriorPolicy(prior, period=10, steps_per_decision=4, action_dim=1)
+    first, second = run_episodes([Countdown()], policy, 1, [2, 4], beginning=policy.restart)
+    assert first.episode_return == 2 * 0.5 and second.episode_return == 0.0, "no label of the episode before acts"
+    assert prior.calls == 1 + 2  # at once; at once and at step 12
+
+
 class Faulty(Countdown):
     """Its first episodes are cut by a fault after one decision."""
 
@@ -95,7 +103,7 @@ def test_the_prior_alone_begins_anew_where_an_episode_is_driven_again():
 
     prior = Once()
     policy = PriorPolicy(prior, period=10, steps_per_decision=4, action_dim=1)
-    first, second = run_episodes([Faulty(1), Countdown()], policy, 1, [3, 5], restarted=policy.restart)
+    first, second = run_episodes([Faulty(1), Countdown()], policy, 1, [3, 5], beginning=policy.restart)
     assert first.episode_return == 0.0, "no label of the cut episode acts in the next"
     assert second.episode_return == 5 * 0.5
     assert prior.asked == [2, 1, 1, 1]  # both begin; the first again; step 12 of the second, of the first

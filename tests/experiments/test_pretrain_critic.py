@@ -81,6 +81,14 @@ def test_a_gated_run_records_gate_temperature_and_the_frames_spent_before(made):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_a_prior_drives_alone_where_a_run_was_trained(made):
+    run, zeros = f"--run={made[0] / 'base'}", "--prior=teacher:zeros"
+    done = program("experiments.evaluate", run, zeros, "--set=prior.period=8", "--episodes=2")
+    assert done.returncode == 0 and "over 2 episodes" in done.stdout, done.stderr[-2000:]
+    refused = program("experiments.evaluate", run, zeros, "--set=learner.discount=0")
+    assert refused.returncode == 2 and "must be a field of env or prior" in refused.stderr
+
+
 @pytest.fixture
 def artefact(tmp_path):
     config = configuration.resolve(configuration.build("smoke", {"learner.base": "deepmdp"}).config)
