@@ -179,6 +179,15 @@ def test_killed_at_random_points(never, arguments, tmp_path, method):
 
 
 @pytest.mark.slow
+def test_two_devices_killed_and_resumed(never, tmp_path, monkeypatch):
+    """The restored state lies on one device until the first update spreads it again."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    arguments = [*SMALL, *METHODS["covr"], "--set", "learner.devices=2"]
+    assert killed(tmp_path / "run", ["decision:130", "write:5"], *arguments) == ["killed", "killed", "0"]
+    assert_equal(tmp_path / "run", never("two devices", arguments))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_killed_with_the_tiny_vlm(never, tmp_path):
     """In a tuning job, of which the server made a version or not; the server alone; both; within a checkpoint."""
