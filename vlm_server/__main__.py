@@ -65,6 +65,11 @@ _CHECKPOINTING = flags.DEFINE_boolean(
     "tuning_checkpointing", None, "Keep little of a tuning step's forward pass and compute it again on the way back:"
     " less memory, a third more time. Not given: as the model's serving.json says.",
 )  # fmt: skip
+_TUNING_PROCESSES = flags.DEFINE_integer(
+    "tuning_processes", 1, "Processes that a tuning job runs in, each with the model and its share of every batch; on"
+    " GPUs one a GPU, from cuda:0 on. 1: the server's own. What is learnt differs by rounding, and by dropout's masks.",
+    1, 64,
+)  # fmt: skip
 _MAX_BATCH = flags.DEFINE_integer("max_batch", 16, "Frames that are answered together.", lower_bound=1)
 _MAX_DELAY = flags.DEFINE_float(
     "max_delay_ms", 2.0, "How long a question waits for others to share its batch.", lower_bound=0.0
@@ -144,6 +149,7 @@ def main() -> None:
             reflect=_REFLECTION.value,
             keep_prefixes=_PREFIX_CACHE.value,
             adapters_wait_s=_ADAPTERS_WAIT.value,
+            tuning_processes=_TUNING_PROCESSES.value,
         )
         if _METRICS.value:
             server.metrics.serve(_METRICS.value)

@@ -37,6 +37,7 @@ class Vlm:
     encoder: Encoder = field(repr=False)
     architecture: Architecture = field(repr=False)
     name: str  # "tiny", the hub id, or the last part of the folder's path
+    folder: Path  # with its files
     digest: str  # sha256 over the safetensors files, hex
     model_type: str
     parameters: int
@@ -86,7 +87,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Vlm:
     serving = defaults.read(folder)
     encoder = Encoder(processor, model.generation_config.pad_token_id, serving.text_first)
     count = sum(p.numel() for p in model.parameters())
-    return Vlm(model, processor, tokenizer, encoder, architecture, name, digest, model_type, count, serving)
+    return Vlm(model, processor, tokenizer, encoder, architecture, name, folder, digest, model_type, count, serving)
 
 
 def _weights(folder: Path, architecture: Architecture, dtype: torch.dtype) -> PreTrainedModel:

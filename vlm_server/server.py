@@ -16,7 +16,7 @@ from covr.prior.v1 import prior_pb2_grpc as pb_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from vlm_server import tasks
+from vlm_server import tasks, tuning_folder
 from vlm_server.access import Access, Token
 from vlm_server.adapters import AdapterStore
 from vlm_server.admission import SPARE_CALLS, Admission
@@ -32,6 +32,7 @@ from vlm_server.orders import OrderBook
 from vlm_server.service import AdapterService, PriorService, TuningService
 from vlm_server.serving import ResidentEngine, ServedAdapters
 from vlm_server.tuner import Tuner
+from vlm_server.tuning_processes import TuningProcesses, check
 
 SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
@@ -51,6 +52,10 @@ class Server:
         reflect: whether gRPC reflection is answered.
         keep_prefixes: whether the text before a picture is read once for each adapter and prompt.
         adapters_wait_s: how long another server may take to leave ``adapters``, seconds.
+        tuning_processes: that a tuning job runs in; 1: this one.
+
+    Raises:
+        ValueError: another server uses ``adapters``, or there are fewer GPUs than tuning processes.
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class Server:
         reflect: bool = True,
         keep_prefixes: bool = False,
         adapters_wait_s: float = 0.0,
+        tuning_processes: int = 1,
     ):
+        check(vlm.device, tuning_processes)
         self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s, limits.max_adapter_bytes)
         self._engine = Engine(vlm, keep_prefixes)
         engine = ResidentEngine(self._engine, store, max_resident)
@@ -76,7 +83,9 @@ class Server:
         served = ServedAdapters(store, engine, self._batcher, vlm.digest, metrics.activated, metrics.paused)
         datasets = DataSets(limits.max_uploaded_bytes)
         book = OrderBook(adapters, store.check_room)
-        self._tuner = tuner = Tuner(vlm, served, datasets, book, limits.max_queued_jobs, metrics.job_ended)
+        tuning_folder.remove_leftovers(adapters)
+        train = TuningProcesses(adapters, tuning_processes).train if tuning_processes > 1 else None
+        self._tuner = tuner = Tuner(vlm, served, datasets, book, limits.max_queued_jobs, metrics.job_ended, train)
         metrics.watch("queue_frames", "Frames that wait.", lambda: self._batcher.waiting)
         spared = "Questions whose text was not read again."
         metrics.watch("prefixes_reused", spared, lambda: self._engine.prefixes_reused)

@@ -18,7 +18,7 @@ from vlm_server.models import Vlm
 from vlm_server.orders import Order, OrderBook
 from vlm_server.serving import Pinned, ServedAdapters
 from vlm_server.tasks import Task
-from vlm_server.tuning import Sample
+from vlm_server.tuning import Sample, TuningOutcome
 
 MAX_ATTEMPTS = 3  # of a job during which the server dies
 _log = logging.getLogger(__name__)
@@ -46,14 +46,16 @@ class Tuner:
         book: OrderBook,
         max_queued: int,
         on_end: Callable[[str], None] = lambda state: None,
+        train: Callable[..., TuningOutcome] | None = None,
     ):
         """
         Args:
             max_queued: jobs that may wait.
             on_end: called with the state of each job that has ended.
+            train: takes the place of ``tuning.train``.
         """
         self._vlm, self._adapters, self._sets, self._book = vlm, adapters, sets, book
-        self._on_end = on_end
+        self._on_end, self._train = on_end, train
         self._begun: Order | None = None
         self._requests = threading.Lock()  # one request is looked up, written and queued at a time
         self.jobs = jobs.Jobs(max_queued, self._ended)
@@ -174,7 +176,8 @@ class Tuner:
 
     def _tune(self, job: jobs.Job, order: Order, parent: Pinned, task: Task, samples: Sequence[Sample]) -> Made:
         self._adapters.verify(parent)
-        outcome = tuning.train(self._vlm, task, samples, parent.folder, order.config, job.report, job.stopping)
+        train = self._train or tuning.train
+        outcome = train(self._vlm, task, samples, parent.folder, order.config, job.report, job.stopping)
         statistics = dataclasses.asdict(outcome.statistics)
         refusal = order.refusal(statistics)
         activate = order.activate and not refusal

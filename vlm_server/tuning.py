@@ -2,7 +2,8 @@
 
 The tree shares the base model's storage with the serving one and nothing else, so that a job may run on any
 thread while the engine answers. Everything random comes from generators seeded by the job: on a CPU the same
-samples and settings give the same adapter, byte for byte, on one machine and thread count.
+samples and settings give the same adapter, byte for byte, on one machine and thread count. Several processes that
+run the same job share every batch and step together (``process_group``); one alone is a group of one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vlm_server.defaults import TuningConfig
 from vlm_server.encoding import IGNORED
 from vlm_server.engine import Observation
 from vlm_server.models import Vlm
+from vlm_server.process_group import ALONE, ProcessGroup
 from vlm_server.tasks import Task
 
 CLIP_NORM = 1.0
@@ -77,6 +79,7 @@ class TuningOutcome:
     lora_config: LoraConfig
     config: TuningConfig
     statistics: Statistics
+    processes: int = 1  # that shared the batches
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes the adapter's files into ``folder`` and returns what a manifest should say about the job.
@@ -87,7 +90,7 @@ class TuningOutcome:
         figures = dataclasses.asdict(self.statistics)
         del figures["seconds"]
         figures = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        return {"tuning": dataclasses.asdict(self.config), "statistics": figures}
+        return {"tuning": dataclasses.asdict(self.config), "processes": self.processes, "statistics": figures}
 
 
 def train(
@@ -98,6 +101,7 @@ def train(
     config: TuningConfig,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     cancelled: Callable[[], bool] = lambda: False,
+    group: ProcessGroup = ALONE,
 ) -> TuningOutcome:
     """Fine-tunes an adapter on the samples with the RALW loss (COVR, Eq. 6), answer tokens only.
 
@@ -109,6 +113,8 @@ def train(
         parent_adapter: folder of the adapter to go on from; None: a fresh one.
         progress: called after each step with (step from 1, steps, RALW loss of the step).
         cancelled: asked before each batch, and each part of one.
+        group: of processes that call this with the same arguments. Each takes its share of every batch through the
+            model, Eq. 6 is over the whole batch, and all of them end with the same adapter.
 
     Raises:
         TuningFailed: nothing to learn from (no samples, all weights zero), a parent of another shape, a loss
@@ -117,7 +123,7 @@ def train(
     """
     started = time.perf_counter()
     try:
-        outcome = _train(vlm, task, samples, parent_adapter, config, progress, cancelled)
+        outcome = _train(vlm, task, samples, parent_adapter, config, progress, cancelled, group)
     except lora.AdapterInvalid as error:
         raise TuningFailed(f"parent: {error}") from None
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -132,7 +138,7 @@ def train(
     return dataclasses.replace(outcome, statistics=dataclasses.replace(outcome.statistics, seconds=seconds))
 
 
-def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> TuningOutcome:
+def _train(vlm, task, samples, parent_adapter, config, progress, cancelled, group) -> TuningOutcome:
     if not samples:
         raise TuningFailed("the data set holds no samples")
     generator = torch.Generator().manual_seed(config.seed)
@@ -146,7 +152,7 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
         raise TuningFailed(
             f"no sample has a positive weight under the rule {config.weight_rule}: nothing to learn from"
         )
-    tree, lora_config = _tree(vlm, parent_adapter, config)
+    tree, lora_config = _tree(vlm, parent_adapter, config, group)
     parameters = [p for p in tree.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=BETAS, weight_decay=0.0)
     batches = math.ceil(len(training) / config.batch_size)
@@ -156,7 +162,7 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
         if cancelled():
             raise TuningCancelled("cancelled")
 
-    before = _holdout_loss(vlm, tree, task, holdout, config.batch_size, ask)
+    before = _holdout_loss(vlm, tree, task, holdout, config.batch_size, ask, group)
     losses: list[float] = []
     lora.switch_dropout(tree, True)  # and not the base model's, as ``tree.train()`` would
     while len(losses) < steps:
@@ -167,7 +173,8 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
             chosen = shuffled[start : start + config.batch_size]
             optimizer.param_groups[0]["lr"] = config.learning_rate * schedule(len(losses), steps)
             optimizer.zero_grad()
-            losses.append(_backward(vlm, tree, task, [samples[i] for i in chosen], weights[chosen], config, ask))
+            batch = [samples[i] for i in chosen]
+            losses.append(_backward(vlm, tree, task, batch, weights[chosen], parameters, config, ask, group))
             norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
             if not math.isfinite(losses[-1]) or not math.isfinite(float(norm)):
                 raise TuningFailed(
@@ -179,7 +186,7 @@ def _train(vlm, task, samples, parent_adapter, config, progress, cancelled) -> T
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise TuningFailed("the adapter's values are not finite: use a smaller learning_rate")
     lora.switch_dropout(tree, False)
-    after = _holdout_loss(vlm, tree, task, holdout, config.batch_size, ask)
+    after = _holdout_loss(vlm, tree, task, holdout, config.batch_size, ask, group)
     tenth = max(1, len(losses) // 10)
     statistics = Statistics(
         train_loss_first=sum(losses[:tenth]) / tenth,
@@ -221,7 +228,9 @@ def schedule(step: int, steps: int) -> float:
     return min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up + 1))
 
 
-def _tree(vlm: Vlm, parent: Path | None, config: TuningConfig) -> tuple[torch.nn.Module, LoraConfig]:
+def _tree(
+    vlm: Vlm, parent: Path | None, config: TuningConfig, group: ProcessGroup
+) -> tuple[torch.nn.Module, LoraConfig]:
     tree = lora.twin(vlm.model)
     wanted = LoraConfig(
         r=config.rank,
@@ -238,7 +247,8 @@ def _tree(vlm: Vlm, parent: Path | None, config: TuningConfig) -> tuple[torch.nn
         for name, field in (("rank", "r"), ("alpha", "lora_alpha"), ("targets", "target_modules")):
             if getattr(saved.config, field) != getattr(wanted, field):
                 raise TuningFailed(f"the parent adapter has another {name}; keep it, or start from base")
-    generator = lora.use_dropout(tree, _NAME, config.dropout, config.seed)
+    # Each process has other samples, which get other masks.
+    generator = lora.use_dropout(tree, _NAME, config.dropout, (config.seed + group.rank) % 2**64)
     if config.checkpointing:
         lora.checkpoint_layers(tree, generator)
     lora.switch_dropout(tree, False)
@@ -246,26 +256,32 @@ def _tree(vlm: Vlm, parent: Path | None, config: TuningConfig) -> tuple[torch.nn
     return tree, wanted
 
 
-def _backward(vlm, tree, task, samples, weights, config: TuningConfig, ask: Callable[[], None]) -> float:
-    """The RALW loss of one batch, whose gradient is in the parameters afterwards.
+def _backward(
+    vlm, tree, task, samples, weights, parameters, config: TuningConfig, ask: Callable[[], None], group: ProcessGroup
+) -> float:
+    """The RALW loss of one batch, whose gradient is in ``parameters`` afterwards.
 
-    ``micro_batch`` samples go through the model at a time. N_v of Eq. 6 counts the tokens of the whole batch, so that
-    the sum of parts is divided once, at the end.
+    Each process takes its share, and ``micro_batch`` samples of it through the model at a time. N_v of Eq. 6 counts
+    the tokens of the whole batch, so that the sum of parts is divided once, at the end.
     """
     size = min(config.micro_batch or len(samples), len(samples))
+    undivided = size == len(samples) and group.size == 1
+    samples, weights = group.share(samples), group.share(weights)
     total, tokens = 0.0, 0
     for start in range(0, len(samples), size):
         ask()
         part = slice(start, start + size)
         logits, labels = _forward(vlm, tree, task, samples[part])
         loss = ralw.loss(logits, labels, weights[part], config.label_smoothing)
-        if size == len(samples):
+        if undivided:
             loss.backward()
             return float(loss.detach())
         count = int((labels != IGNORED).sum())
         (loss * count).backward()
         total, tokens = total + float(loss.detach()) * count, tokens + count
-    for parameter in tree.parameters():
+    total, tokens = group.sum(total, tokens)
+    group.sum_gradients(parameters)
+    for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad /= tokens
     return total / tokens
@@ -289,9 +305,11 @@ def _forward(vlm: Vlm, tree: torch.nn.Module, task: Task, samples: Sequence[Samp
 
 
 @torch.no_grad()
-def _holdout_loss(vlm, tree, task, samples, batch_size: int, ask: Callable[[], None]) -> float:
+def _holdout_loss(
+    vlm, tree, task, samples, batch_size: int, ask: Callable[[], None], group: ProcessGroup
+) -> float:
     """Unweighted NLL per answer token, nats; NaN without samples."""
-    total, tokens = 0.0, 0
+    total, tokens, samples = 0.0, 0, group.share(samples)
     for start in range(0, len(samples), batch_size):
         ask()
         part = samples[start : start + batch_size]
@@ -299,4 +317,5 @@ def _holdout_loss(vlm, tree, task, samples, batch_size: int, ask: Callable[[], N
         count = int((labels != IGNORED).sum())
         total += float(ralw.loss(logits, labels, torch.ones(len(part)), label_smoothing=0.0)) * count
         tokens += count
+    total, tokens = group.sum(total, tokens)
     return total / tokens if tokens else math.nan

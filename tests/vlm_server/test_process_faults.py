@@ -30,8 +30,8 @@ CONFIG = pb.TuningConfig(rank=4, alpha=8, max_steps=3, batch_size=4, learning_ra
 class Life:
     """One server process after another, with the same adapters and at the same port."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.address = folder, "127.0.0.1:0"
+    def __init__(self, folder: Path, *flags: str):
+        self.folder, self.flags, self.address = folder, flags, "127.0.0.1:0"
         self.start()
         self.channel = connect(self.address)
         self.prior = pb_grpc.PriorServiceStub(self.channel)
@@ -39,6 +39,7 @@ class Life:
 
     def start(self):
         command = [sys.executable, "-m", "vlm_server", f"--address={self.address}", f"--adapters={self.folder}"]
+        command += self.flags
         self.process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.address = self.process.stdout.readline().strip()
         assert self.address
