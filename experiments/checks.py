@@ -30,7 +30,8 @@ CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 LEARNER = ("jax", "jaxlib", "flax", "optax", "chex", "orbax-checkpoint", "numpy", "gymnasium", "dm_control", "mujoco",
            "grpcio", "protobuf", "pillow", "scipy", "tensorboardX", "ImageIO", "imageio-ffmpeg")  # fmt: skip
 SERVER = (
-    "torch", "transformers", "peft", "safetensors", "grpcio-health-checking", "grpcio-reflection", "prometheus_client"
+    "torch", "transformers", "peft", "accelerate", "safetensors", "grpcio-health-checking", "grpcio-reflection",
+    "prometheus_client",
 )  # fmt: skip
 CARLA = "0.9.16"
 DISK_MB = 500  # a run's records, videos and parameters

@@ -23,11 +23,19 @@ from pathlib import Path
 
 from absl import flags
 
-from vlm_server import access, addresses, command_line, task_files
+from vlm_server import access, addresses, backends, command_line, task_files
 from vlm_server.limits import Limits
 
 _MODEL = flags.DEFINE_string(
     "model", "tiny", "tiny (comes with the package), a folder in save_pretrained layout or a Hugging Face id."
+)
+_BACKEND = flags.DEFINE_enum(
+    "backend", "transformers", backends.NAMES, "What computes answers. vllm is for many clients of a large model on a"
+    " GPU and needs pip install 'covr-jax[server,vllm]'; it writes without constraints and serves adapters that were"
+    " tuned with targets=language, which is the default then. Never tried with vLLM itself (docs/server.md).",
+)  # fmt: skip
+_VLLM_MEMORY = flags.DEFINE_float(
+    "vllm_memory", 0.5, "Share of the GPU's memory for vLLM; tuning, with its own weights, has the rest.", 0.05, 0.95
 )
 _ADDRESS = flags.DEFINE_string(
     "address",
@@ -114,6 +122,7 @@ def main() -> None:
     if _FAULTS.value and not addresses.is_local(_ADDRESS.value):
         raise ValueError("--inject_faults is for loopback addresses and unix sockets alone")
     address = addresses.checked(_ADDRESS.value, guarded, _INSECURE.value)
+    backends.check(_BACKEND.value, _MODEL.value, _PREFIX_CACHE.value)
     limits = Limits(**{name: flag.value for name, flag in _LIMITS.items()})
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -136,6 +145,13 @@ def main() -> None:
     vlm = models.load(_MODEL.value, _DEVICE.value, _DTYPE.value)
     chosen = {"micro_batch": _MICRO_BATCH.value, "checkpointing": _CHECKPOINTING.value}
     vlm = vlm.tuned_with({name: value for name, value in chosen.items() if value is not None})
+    backend = None
+    if _BACKEND.value == "vllm":
+        from vlm_server.vllm_engine import VllmEngine
+
+        vlm = vlm.tuned_with({"targets": "language"})
+        backend = VllmEngine(vlm, _MAX_BATCH.value, _MAX_RESIDENT.value, _VLLM_MEMORY.value)
+        limits = dataclasses.replace(limits, max_tuning_rank=min(limits.max_tuning_rank, backend.max_rank))
     with tempfile.TemporaryDirectory(prefix="vlm_server_") as scratch:
         server = Server(
             vlm,
@@ -150,6 +166,7 @@ def main() -> None:
             keep_prefixes=_PREFIX_CACHE.value,
             adapters_wait_s=_ADAPTERS_WAIT.value,
             tuning_processes=_TUNING_PROCESSES.value,
+            backend=backend,
         )
         if _METRICS.value:
             server.metrics.serve(_METRICS.value)

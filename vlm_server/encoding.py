@@ -65,6 +65,16 @@ class Encoder:
             batch["labels"] = _left_pad(labels, IGNORED)
         return batch | self._pictures(frames)
 
+    def text(self, prompt: str) -> str:
+        """A whole question as text, up to where the reply begins, with one place holder for its picture."""
+        with self._lock:
+            turn = self._turn(prompt, {"type": "image"})
+            return self._processor.apply_chat_template([[turn]], tokenize=False, add_generation_prompt=True)[0]
+
+    def _turn(self, text: str, picture: dict) -> dict:
+        content = [{"type": "text", "text": text}, picture]
+        return {"role": "user", "content": content if self._text_first else content[::-1]}
+
     def _fill(self, key: str) -> int:
         return self._pad_id if key == "input_ids" else 0
 
@@ -72,8 +82,7 @@ class Encoder:
         """Token ids of a question with the picture's place holders, and their kinds if the model asks."""
         key = (text, frame.shape)
         if key not in self._prompts:
-            content = [{"type": "text", "text": text}, {"type": "image", "image": frame}]
-            turn = {"role": "user", "content": content if self._text_first else content[::-1]}
+            turn = self._turn(text, {"type": "image", "image": frame})
             encoded = self._processor.apply_chat_template(
                 [[turn]], tokenize=True, return_dict=True, add_generation_prompt=True
             )

@@ -19,6 +19,7 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from vlm_server import lora
 from vlm_server.adapter_errors import AdapterInvalid
 from vlm_server.decoding import Constraint, TemplateProcessor, Vocabulary
+from vlm_server.defaults import TARGETS
 from vlm_server.models import Vlm
 from vlm_server.prefixes import Prefixes
 from vlm_server.tasks import TASKS, Task
@@ -62,6 +63,8 @@ class _Slot:
 
 class Engine:
     """Serves one model from a module tree of its own; adapters come and go between calls."""
+
+    constrains, targets = True, TARGETS
 
     def __init__(self, vlm: Vlm, keep_prefixes: bool = False):
         """

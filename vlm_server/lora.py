@@ -75,6 +75,7 @@ class Saved:
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
+    folder: Path  # with the files
 
 
 def read(folder: Path) -> Saved:
@@ -92,7 +93,7 @@ def read(folder: Path) -> Saved:
     for key, value in state.items():
         if not bool(value.isfinite().all()):
             raise AdapterInvalid(f"adapter tensor {key} is not finite")
-    return Saved(config, state)
+    return Saved(config, state, folder)
 
 
 def add_saved(tree: torch.nn.Module, saved: Saved, name: str) -> dict[str, torch.Tensor]:

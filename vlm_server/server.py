@@ -20,8 +20,10 @@ from vlm_server import tasks, tuning_folder
 from vlm_server.access import Access, Token
 from vlm_server.adapters import AdapterStore
 from vlm_server.admission import SPARE_CALLS, Admission
+from vlm_server.backends import Backend
 from vlm_server.batching import Batcher, Question
 from vlm_server.datasets import DataSets
+from vlm_server.defaults import TARGETS
 from vlm_server.engine import Engine, Observation
 from vlm_server.faults import Faults
 from vlm_server.interception import Refusals
@@ -53,6 +55,7 @@ class Server:
         keep_prefixes: whether the text before a picture is read once for each adapter and prompt.
         adapters_wait_s: how long another server may take to leave ``adapters``, seconds.
         tuning_processes: that a tuning job runs in; 1: this one.
+        backend: what computes answers; None: transformers, with ``keep_prefixes``.
 
     Raises:
         ValueError: another server uses ``adapters``, or there are fewer GPUs than tuning processes.
@@ -73,10 +76,12 @@ class Server:
         keep_prefixes: bool = False,
         adapters_wait_s: float = 0.0,
         tuning_processes: int = 1,
+        backend: Backend | None = None,
     ):
         check(vlm.device, tuning_processes)
         self._store = store = AdapterStore(adapters, vlm.digest, adapters_wait_s, limits.max_adapter_bytes)
-        self._engine = Engine(vlm, keep_prefixes)
+        self._engine = Engine(vlm, keep_prefixes) if backend is None else backend
+        self._constrains = backend is None or backend.constrains
         engine = ResidentEngine(self._engine, store, max_resident)
         self.metrics = metrics = Metrics()
         self._batcher = Batcher(engine, max_batch, max_delay_ms, limits.max_queue, limits.max_queue_per_client)
@@ -115,9 +120,9 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
-        prior = PriorService(vlm, limits, served, self._batcher, metrics, inject_faults)
+        prior = PriorService(vlm, limits, served, self._batcher, metrics, inject_faults, self._constrains)
         pb_grpc.add_PriorServiceServicer_to_server(prior, self._grpc)
-        tuning = TuningService(vlm, limits, served, datasets, tuner)
+        tuning = TuningService(vlm, limits, served, datasets, tuner, TARGETS if backend is None else backend.targets)
         pb_grpc.add_TuningServiceServicer_to_server(tuning, self._grpc)
         pb_grpc.add_AdapterServiceServicer_to_server(AdapterService(served, vlm), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -174,7 +179,7 @@ class Server:
         """One answer of each kind, so that the first caller does not pay for what is built on first use."""
         task = next(iter(tasks.TASKS.values()))
         frame = np.zeros((84, 84, 3), np.uint8)
-        for constrained in (False, True):
+        for constrained in (False, True) if self._constrains else (False,):
             question = Question(task, None, constrained, task.max_reply_tokens, frame.shape)
             self._batcher.submit(question, [Observation(frame, {})]).result()
 

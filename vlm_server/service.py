@@ -57,9 +57,14 @@ class PriorService(pb_grpc.PriorServiceServicer):
         batcher: batching.Batcher,
         metrics: Metrics,
         inject_faults: bool,
+        constrains: bool,
     ):
+        """
+        Args:
+            constrains: whether the engine can write nothing but replies that parse.
+        """
         self._vlm, self._limits, self._adapters, self._batcher = vlm, limits, adapters, batcher
-        self._metrics, self._inject_faults = metrics, inject_faults
+        self._metrics, self._inject_faults, self._constrains = metrics, inject_faults, constrains
 
     def GetServerInfo(self, request, context):
         requests.protocol(request.protocol_version, PROTOCOL)
@@ -83,6 +88,8 @@ class PriorService(pb_grpc.PriorServiceServicer):
         constrained, tokens = requests.decoding(
             request.decoding, task, self._limits, defaults.constrained, defaults.max_new_tokens
         )
+        if constrained and not self._constrains:
+            raise invalid("decoding.constraint: this server's backend writes freely; ask with CONSTRAINT_FREE")
         run, version = requests.adapter(request.run, request.adapter)
         with self._adapters.pinned(run, version) as pinned:
             shape = observations[0].frame.shape
@@ -129,8 +136,14 @@ class TuningService(pb_grpc.TuningServiceServicer):
         adapters: ServedAdapters,
         sets: datasets.DataSets,
         tuner: Tuner,
+        targets: tuple[str, ...],
     ):
+        """
+        Args:
+            targets: of ``TuningConfig``, whose adapters the engine serves.
+        """
         self._vlm, self._limits, self._adapters, self._sets, self._tuner = vlm, limits, adapters, sets, tuner
+        self._targets = targets
 
     def UploadSamples(self, request_iterator, context):
         first = next(request_iterator, pb.UploadSamplesRequest())
@@ -161,6 +174,8 @@ class TuningService(pb_grpc.TuningServiceServicer):
     def StartTuning(self, request, context):
         run, request_id = requests.run(request.run), requests.request_id(request.request_id)
         config = requests.tuning_config(request.config, self._vlm.defaults.tuning, self._limits)
+        if config.targets not in self._targets:
+            raise invalid(f"config.targets: this server's backend serves {', '.join(self._targets)} alone")
         job = self._tuner.jobs.find(run, request_id) if request_id else None
         if job is None:
             version = requests.version(request.parent, "parent") if request.parent else ""

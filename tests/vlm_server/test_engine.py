@@ -152,7 +152,7 @@ def test_adapters_are_written_over_removed_ones(vlm, tmp_path, monkeypatch):
     assert len(fresh) == 2
     bad = lora.read(tmp_path / "3")
     with pytest.raises(lora.AdapterInvalid, match="do not fit"):
-        engine.add_adapter("bad", lora.Saved(bad.config, dict(list(bad.tensors.items())[1:])))
+        engine.add_adapter("bad", lora.Saved(bad.config, dict(list(bad.tensors.items())[1:]), bad.folder))
     assert engine.adapters == ("stays",) and engine._free is not None
     other = lora.read(tmp_path / "3")
     other.config.lora_alpha *= 2  # other settings: modules of its own, and the free ones go
