@@ -63,10 +63,15 @@ def reason(ended: dict[int, int]) -> str:
             those before the ones that the launcher then ended.
     """
     rank, status = min(ended.items(), key=lambda item: (item[1] == -signal.SIGTERM, item[1] >= 0, item[0]))
+    return f"tuning process {rank} {how_it_ended(status)}"
+
+
+def how_it_ended(status: int) -> str:
+    """In words; a negative status is a signal's."""
     if status >= 0:
-        return f"tuning process {rank} ended with status {status}; the server's log has the details"
+        return f"ended with status {status}; the server's log has the details"
     hint = "; is there too little memory?" if -status == signal.SIGKILL else ""
-    return f"tuning process {rank} was killed by {signal.Signals(-status).name}{hint}"
+    return f"was killed by {signal.Signals(-status).name}{hint}"
 
 
 if __name__ == "__main__":

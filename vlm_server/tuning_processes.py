@@ -59,7 +59,8 @@ class TuningProcesses:
         progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> TuningOutcome:
-        """As ``tuning.train``. When it returns or raises, no process is left.
+        """As ``tuning.train``. When it returns or raises, its processes are gone; where their launcher was killed, they
+        notice at once that nobody holds their standard input.
 
         Raises:
             TuningFailed: besides its reasons, a process was killed or could not start.
@@ -72,7 +73,8 @@ class TuningProcesses:
             folder.assign(_assignment(vlm, task, samples, parent_adapter, config), samples)
             status = self._run(folder, progress, cancelled)
             if status != 0:
-                raise TuningFailed(folder.reports.failure() or f"the tuning processes' launcher ended with {status}")
+                launcher = f"the tuning processes' launcher {tuning_launcher.how_it_ended(status)}"
+                raise TuningFailed(folder.reports.failure() or launcher)
             outcome = folder.outcome(config)
         seconds = time.perf_counter() - started
         statistics = dataclasses.replace(outcome.statistics, seconds=seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import resource
 import signal
 import threading
 import time
@@ -258,13 +259,22 @@ def test_a_server_outlives_its_tuning_processes_and_they_do_not_outlive_it(tmp_p
             assert next(update for update in watching if update.step >= 2).state == pb.JOB_STATE_RUNNING
             return job, watching
 
-        # A worker is killed.
-        _, watching = begun("killed")
-        assert len(workers(life.folder)) == 3
-        os.kill(workers(life.folder)[-1], signal.SIGKILL)
-        last = list(watching)[-1]
-        assert last.state == pb.JOB_STATE_FAILED and "killed by SIGKILL" in last.error
-        assert gone(life.folder) and life.ask() == before
+        # A worker is killed, or has no memory; or their launcher is killed.
+        def starve(ident):
+            used = int(Path(f"/proc/{ident}/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.prlimit(ident, resource.RLIMIT_AS, (used, used))
+
+        for end, which, words in (
+            (lambda ident: os.kill(ident, signal.SIGKILL), -1, "was killed by SIGKILL"),
+            (starve, -1, "out of memory: use a smaller batch_size"),
+            (lambda ident: os.kill(ident, signal.SIGKILL), 0, "launcher was killed by SIGKILL"),
+        ):
+            _, watching = begun(words.replace(" ", "-"))
+            assert len(workers(life.folder)) == 3
+            end(workers(life.folder)[which])
+            last = list(watching)[-1]
+            assert last.state == pb.JOB_STATE_FAILED and words in last.error
+            assert gone(life.folder) and life.ask() == before
 
         # A job is cancelled.
         job, watching = begun("cancelled")
