@@ -45,8 +45,8 @@ def _ours(one: Group, groups: Sequence[Group]) -> dict[str, Any]:
     difference = over_base(one, groups)
     return {
         "task": one.task, "group": one.label, "base": learner.base, "method": learner.method, "seeds": len(one.scores),
-        "episodes": len(one.episodes), "frames": one.at, "decisions": one.decisions,
-        "step_unit": one.config.run.step_unit, **_named("mean", mean_interval(one.scores)),
+        "episodes": len(one.episodes), "frames": one.reached("frames"),
+        "decisions": one.reached("decisions"), "step_unit": one.unit, **_named("mean", mean_interval(one.scores)),
         "std_seeds": mean_std(one.scores)[1], "std_episodes": mean_std(one.episodes)[1],
         **(_named("over_base", difference) if difference else {}),
     }  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments.paper_results import PaperResult, counterparts
 from experiments.report_page.aggregates import aggregates
-from experiments.report_page.curves import Curve, area, curve, frames_to_half, mean_curve
-from experiments.report_page.groups import Group, differences, evaluation_curve, group
+from experiments.report_page.curves import Curve, area, curve, mean_curve, steps_to_half
+from experiments.report_page.groups import Group, differences, evaluation_curve, group, shared_unit
 from experiments.report_page.html import Swatch, escape, figure, missing, section, switch, table
 from experiments.report_page.marks import MARKERS, Series, band, line, points
 from experiments.report_page.numbers import DASH, duration, exact, interval, short, significant
@@ -37,7 +37,7 @@ def body(runs: Sequence[RunData]) -> str:
         f"<h1>{escape(', '.join(tasks))}</h1><p class='subtitle'>{escape(', '.join(styles))}</p></header>"
     )
     lame = differences(groups, left_out)
-    notes = [missing(f"{run.path}: {text}.") for run in runs for text in run.missing]
+    notes = [missing(text) for text in _missing(runs)]
     return "".join([
         head,
         _settings(groups),
@@ -46,6 +46,18 @@ def body(runs: Sequence[RunData]) -> str:
         *(_task(task, [one for one in groups if one.task == task], styles, len(tasks) > 1) for task in tasks),
         *notes,
     ])  # fmt: skip
+
+
+def _missing(runs: Sequence[RunData]) -> list[str]:
+    """What could not be read, one sentence a kind."""
+    where: dict[str, list[str]] = {}
+    for run in runs:
+        for text in run.missing:
+            where.setdefault(text, []).append(str(run.path))
+    return [
+        f"{text}, in {'every run' if len(paths) == len(runs) > 1 else ', '.join(paths)}."
+        for text, paths in where.items()
+    ]
 
 
 class Style(NamedTuple):
@@ -86,7 +98,8 @@ def _task(task: str, groups: Sequence[Group], styles: dict[str, Style], several:
 def _chart(identifier: str, groups: Sequence[Group], styles: dict[str, Style]) -> str:
     if not any(len(one.x) for members in groups for one in members.curves):
         return missing("None of these runs has been evaluated.")
-    choices = [(unit, _curves(unit, groups, styles)) for unit in UNITS]
+    first = shared_unit(groups) or "frames"
+    choices = [(unit, _curves(unit, groups, styles)) for unit in sorted(UNITS, key=lambda unit: unit != first)]
     names = {"seconds": "wall-clock"}
     swatches = [
         Swatch(f"{one.name} ({_seeds(one)})", styles[one.name].colour, glyph=styles[one.name].marker)
@@ -151,11 +164,11 @@ def _returns(groups: Sequence[Group]) -> str:
 
 def over_base(one: Group, groups: Sequence[Group]) -> Interval | None:
     """Mean return minus that of the same base learner without a VLM, if exactly one such group is there, and stands at
-    the same frame."""
+    the same step."""
     bases = [
         other for other in groups
-        if (other.task, other.at, other.config.learner.base, other.config.learner.method)
-        == (one.task, one.at, one.config.learner.base, "none")
+        if (other.task, other.unit, other.at, other.config.learner.base, other.config.learner.method)
+        == (one.task, one.unit, one.at, one.config.learner.base, "none")
     ]  # fmt: skip
     if one.config.learner.method == "none" or len(bases) != 1:
         return None
@@ -208,7 +221,8 @@ def _elsewhere(groups: Sequence[Group]) -> list[str]:
         budgets = sorted({row.steps for row in printed_results(one) if row.steps})
         if budgets and math.isfinite(one.at) and budgets != [one.at]:
             texts.append(
-                f"{one.name} stands at {exact(one.at)} frames ({exact(one.decisions)} decisions), the papers at "
+                f"{one.name} stands at {exact(one.reached('frames'))} frames ({exact(one.reached('decisions'))} "
+                "decisions), the papers at "
                 f"{', '.join(map(exact, budgets))} steps."
             )
     return texts
@@ -218,19 +232,25 @@ def _speed(groups: Sequence[Group]) -> str:
     rows = []
     for one in groups:
         ours = [_until(each, one.at) for each in one.curves if len(each.x)]
-        columns = ([area(each) for each in ours], [frames_to_half(each) for each in ours],
+        columns = ([area(each) for each in ours], [steps_to_half(each) for each in ours],
                    [run.seconds / 60 for run in one.runs])  # fmt: skip
         rows.append([escape(one.name), *(interval(mean_interval(column)) for column in columns)])
-    head = ["method", "area under the curve", "frames to half of final", "minutes of wall-clock"]
+    unit = _steps(groups)
+    head = ["method", "area under the curve", f"{unit} to half of final", "minutes of wall-clock"]
     return (
         "<h3 class='aside'>Speed of learning</h3>" + table(head, rows)
         + "<p class='lead after'>Mean over seeds with its 95 % interval. Area under the curve is divided by the range "
-        "of frames, so it reads as a mean return.</p>"
+        f"of {unit}, so it reads as a mean return.</p>"
     )  # fmt: skip
 
 
-def _until(each: Curve, frames: float) -> Curve:
-    return curve(each.x[each.x <= frames], each.y[each.x <= frames])
+def _steps(groups: Sequence[Group]) -> str:
+    """What to call a step of these groups."""
+    return shared_unit(groups) or "steps"
+
+
+def _until(each: Curve, step: float) -> Curve:
+    return curve(each.x[each.x <= step], each.y[each.x <= step])
 
 
 def _runs(groups: Sequence[Group]) -> str:
@@ -246,10 +266,10 @@ def _runs(groups: Sequence[Group]) -> str:
             )  # fmt: skip
             rows.append([
                 escape(one.name), str(run.config.run.seed), escape(run.status.get("state", "unknown")), final,
-                exact(area(each)), exact(frames_to_half(each)), exact(run.reached[0]), exact(run.reached[1]),
+                exact(area(each)), exact(steps_to_half(each)), exact(run.reached[0]), exact(run.reached[1]),
                 duration(run.seconds), escape(run.path.resolve().name),
             ])  # fmt: skip
-    head = ["method", "seed", "state", "final evaluation", "area", "frames to half", "frames", "decisions",
+    head = ["method", "seed", "state", "final evaluation", "area", f"{_steps(groups)} to half", "frames", "decisions",
             "wall-clock", "directory"]  # fmt: skip
     return "<h3 class='aside'>By run</h3>" + table(head, rows, (0, 9))
 

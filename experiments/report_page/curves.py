@@ -14,26 +14,26 @@ from experiments.statistics import mean_interval
 class Curve(NamedTuple):
     """An evaluation curve: strictly growing places, finite mean returns."""
 
-    x: np.ndarray  # float64 [N], simulator frames (or another measure of progress)
+    x: np.ndarray  # float64 [N], frames, decisions or another measure of progress
     y: np.ndarray  # float64 [N], mean return
 
 
-def curve(frames: Sequence[float], means: Sequence[float]) -> Curve:
+def curve(places: Sequence[float], means: Sequence[float]) -> Curve:
     """Drops points that are not finite; of several points at one place the last one counts."""
-    known = {x: y for x, y in zip(frames, means, strict=True) if math.isfinite(x) and math.isfinite(y)}
+    known = {x: y for x, y in zip(places, means, strict=True) if math.isfinite(x) and math.isfinite(y)}
     x = np.asarray(sorted(known), float)
     return Curve(x, np.asarray([known[value] for value in x], float))
 
 
 def area(line: Curve) -> float:
-    """Area under the curve (trapezoids) over its range of frames, in return units; NaN below two points."""
+    """Area under the curve (trapezoids) over its range of steps, in return units; NaN below two points."""
     if len(line.x) < 2:
         return math.nan
     return float(np.trapezoid(line.y, line.x) / (line.x[-1] - line.x[0]))
 
 
-def frames_to_half(line: Curve) -> float:
-    """Frames at which the curve, drawn with straight lines, first reaches half of its final value.
+def steps_to_half(line: Curve) -> float:
+    """Steps after which the curve, drawn with straight lines, first reaches half of its final value.
 
     NaN for an empty curve and for a final value that is not positive (half of it then means nothing).
     """

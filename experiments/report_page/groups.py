@@ -38,14 +38,19 @@ class Group:
     name: str
     runs: tuple[RunData, ...]
 
+    @property
+    def unit(self) -> str:
+        """In which its runs count their steps, "frames" or "decisions"."""
+        return self.config.run.step_unit
+
     @functools.cached_property
     def curves(self) -> tuple[Curve, ...]:
-        """Evaluation returns over frames, one curve a seed."""
-        return tuple(evaluation_curve(run) for run in self.runs)
+        """Evaluation returns over steps, one curve a seed."""
+        return tuple(evaluation_curve(run, self.unit) for run in self.runs)
 
     @functools.cached_property
     def at(self) -> float:
-        """Frames of the last evaluation that all evaluated seeds have behind them; NaN if there is none."""
+        """Step of the last evaluation that all evaluated seeds have behind them; NaN if there is none."""
         return min((one.x[-1] for one in self.curves if len(one.x)), default=math.nan)
 
     @functools.cached_property
@@ -53,7 +58,7 @@ class Group:
         """Each seed's evaluation at ``at``, or its last one before."""
         chosen = []
         for run in self.runs:
-            known = [line for line in run.lines["evaluations"] if line["frames"] <= self.at]
+            known = [line for line in run.lines["evaluations"] if line[self.unit] <= self.at]
             chosen.append(known[-1] if known else {})
         return tuple(chosen)
 
@@ -67,16 +72,22 @@ class Group:
         """Returns of all episodes of all seeds, float64 [seeds * episodes]."""
         return np.array(finite([number(value) for line in self.lines for value in _returns(line)]))
 
-    @property
-    def decisions(self) -> float:
-        return max(finite([number(line.get("decisions")) for line in self.lines]), default=math.nan)
+    def reached(self, unit: str) -> float:
+        """Frames or decisions that its seeds have at most behind them at ``at``; NaN if none was evaluated."""
+        return max(finite([number(line.get(unit)) for line in self.lines]), default=math.nan)
 
     @property
     def config(self) -> Config:
         return self.runs[0].config
 
 
-def evaluation_curve(run: RunData, unit: str = "frames") -> Curve:
+def shared_unit(groups: Sequence[Group]) -> str | None:
+    """The unit of a step in all of them; None if they differ."""
+    units = {one.unit for one in groups}
+    return units.pop() if len(units) == 1 else None
+
+
+def evaluation_curve(run: RunData, unit: str) -> Curve:
     """Mean return of the evaluations over frames, decisions or seconds of wall-clock."""
     if unit == "seconds":
         clock = elapsed(run.column("timings", "seconds"))
@@ -180,13 +191,14 @@ def differences(groups: Sequence[Group], left_out: Sequence[RunData]) -> list[st
     names = {id(one): f"{one.name} on {one.task}" if several else one.name for one in groups}
     unequal("Groups differ in their number of seeds", lambda one: str(len(one.runs)))
     unequal("Groups differ in their evaluation episodes", lambda one: _range(len(_returns(line)) for line in one.lines))
-    unequal("Groups differ in the unit of a step", lambda one: one.config.run.step_unit)
-    unequal("Groups differ in their budget of frames, so finals and areas do not cover the same range",
-            lambda one: _range(run.budget[0] for run in one.runs))  # fmt: skip
+    unequal("Groups differ in the unit of a step", lambda one: one.unit)
+    unit = shared_unit(groups) or "frames"
+    unequal(f"Groups differ in their budget of {unit}, so finals and areas do not cover the same range",
+            lambda one: _range(run.budget[unit] for run in one.runs))  # fmt: skip
     for one in groups:
         ends = {c.x[-1] for c in one.curves if len(c.x)}
         if len(ends) > 1:
-            stand = f"the last evaluations stand at {_range(ends)} frames; the tables compare at {one.at:,.0f}"
+            stand = f"the last evaluations stand at {_range(ends)} {one.unit}; the tables compare at {one.at:,.0f}"
             texts.append(f"{names[id(one)]}: {stand}.")
         if never := sum(not len(c.x) for c in one.curves):
             texts.append(f"{names[id(one)]}: {never} of {len(one.runs)} runs were never evaluated.")

@@ -50,10 +50,12 @@ class RunData:
         return decisions / frames if frames > 0 else math.nan
 
     @property
-    def budget(self) -> tuple[float, float]:
-        """(frames, decisions) of the configured budget; NaN where the ratio is not known."""
+    def budget(self) -> dict[str, float]:
+        """Frames and decisions of the configured budget; NaN where the ratio is not known."""
         steps, ratio = self.config.run.steps, self.decisions_per_frame
-        return (steps, steps * ratio) if self.config.run.step_unit == "frames" else (steps / ratio, steps)
+        if self.config.run.step_unit == "frames":
+            return {"frames": steps, "decisions": steps * ratio}
+        return {"frames": steps / ratio, "decisions": steps}
 
     @property
     def seconds(self) -> float:

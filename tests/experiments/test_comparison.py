@@ -67,7 +67,7 @@ def test_scores_stand_where_all_seeds_were_evaluated(tmp_path):
     done = write(tmp_path / "a", "none", 1)
     behind = write(tmp_path / "b", "none", 2, ((10_000, (100, 200)),))
     (one,), _ = grouped(done, behind)
-    assert one.at == 10_000 and one.decisions == 1250
+    assert one.at == 10_000 and one.reached("decisions") == 1250
     np.testing.assert_array_equal(one.scores, [350, 150])
     np.testing.assert_array_equal(np.sort(one.episodes), [100, 200, 300, 400])
     told = " ".join(groups.differences([one], []))
@@ -76,6 +76,37 @@ def test_scores_stand_where_all_seeds_were_evaluated(tmp_path):
     (one,), _ = grouped(done, behind, never)
     np.testing.assert_array_equal(one.scores, [350, 150])
     assert "rad: 1 of 3 runs were never evaluated." in groups.differences([one], [])
+
+
+def test_runs_that_count_decisions_are_compared_at_decisions(tmp_path):
+    """Where faults and collisions cut decisions short, the same decision is another frame in every run."""
+    counted = CARTPOLE, "run.step_unit=decisions", "run.steps=2000"
+    for method, lift in (("none", 0), ("covr", 100)):
+        for seed, frames in ((1, (8000, 16_000)), (2, (8003, 16_007))):  # decisions 1000 and 2000
+            returns = [(each, (place + lift + seed,)) for place, each in zip((10, 20), frames, strict=True)]
+            write(tmp_path / method / str(seed), method, seed, returns, *counted)
+    found, _ = grouped(*find_runs(tmp_path))
+    base, covr = sorted(found, key=lambda one: one.label)
+    assert base.at == covr.at == 2000 and base.reached("frames") == 16_007
+    np.testing.assert_array_equal(base.scores, [21, 22])
+    np.testing.assert_array_equal(base.curves[1].x, [1000, 2000])
+    assert comparison.over_base(covr, found).estimate == 100
+    assert groups.differences(found, []) == []
+    (page,) = report([str(tmp_path)], str(tmp_path / "x.html"))
+    text = page.read_text(encoding="utf-8")
+    assert "decisions to half of final" in text and "frames to half" not in text
+    assert text.index(">decisions</label>") < text.index(">frames</label>"), "the unit of the runs comes first"
+
+
+def test_what_is_missing_is_said_once(tmp_path):
+    paths = [write(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    (paths[0] / "timings.jsonl").unlink()
+    for path in paths:
+        (path / "overrides.txt").unlink()
+    (page,) = report([str(tmp_path)], str(tmp_path / "x.html"))
+    text = page.read_text(encoding="utf-8")
+    assert f"timings.jsonl is missing, in {paths[0]}." in text
+    assert text.count("overrides.txt is missing, in every run.") == 1
 
 
 def test_long_labels_are_numbered(tmp_path):

@@ -187,10 +187,10 @@ def test_area_and_half_by_hand():
     # Trapezoids 20 + 40 + 120 = 180 over 40 frames.
     assert curves.area(line) == pytest.approx(4.5)
     # Half of 8 is reached at frame 10.
-    assert curves.frames_to_half(line) == 10
+    assert curves.steps_to_half(line) == 10
     # Half of 6 lies three quarters of the way from 0 to 4.
-    assert curves.frames_to_half(curves.curve([0, 10, 20], [0.0, 4.0, 6.0])) == pytest.approx(7.5)
-    assert math.isnan(curves.frames_to_half(curves.curve([0, 1], [-2.0, -1.0])))
+    assert curves.steps_to_half(curves.curve([0, 10, 20], [0.0, 4.0, 6.0])) == pytest.approx(7.5)
+    assert math.isnan(curves.steps_to_half(curves.curve([0, 1], [-2.0, -1.0])))
     assert math.isnan(curves.area(curves.curve([5], [1.0])))
 
 
