@@ -228,6 +228,10 @@ class RunConfig:
     checkpoint_every: int = 10_000  # steps between checkpoints for --resume, each at the next end of an episode
     video: bool = True
 
+    def steps_per_decision(self, action_repeat: int) -> int:
+        """Steps (step_unit) that a decision counts as, if each action is held for ``action_repeat`` frames."""
+        return action_repeat if self.step_unit == "frames" else 1
+
 
 @dataclass(frozen=True)
 class Config:

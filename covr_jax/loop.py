@@ -408,7 +408,7 @@ class Trainer:
 
     @property
     def _steps_per_decision(self) -> int:
-        return self.env.action_repeat if self.config.run.step_unit == "frames" else 1
+        return self.config.run.steps_per_decision(self.env.action_repeat)
 
     def _note_tuning(self, step: int, steps: int, loss: float) -> None:
         self.recorder.progress(self.steps, self._notes | {"tuning": f"{step}/{steps} loss {loss:.3f}"})

@@ -271,7 +271,7 @@ def replay_bytes(config: Config) -> int:
     with environment(config) as env:
         action_dim, repeat = env.action_space.shape[0], env.action_repeat
     size, stack = config.env.render_size, config.env.frame_stack
-    decisions = config.run.steps // (repeat if config.run.step_unit == "frames" else 1)
+    decisions = config.run.steps // config.run.steps_per_decision(repeat)
     kept = min(config.replay.capacity, decisions)
     return ReplayBuffer(kept, (size, size, 3), action_dim, stack).nbytes
 

@@ -77,7 +77,7 @@ def _driver(run: Path, config: Config, env: gymnasium.Env) -> Iterator[tuple[Pol
     if _PRIOR.value is None:
         yield mean_policy(*load_policy(run, action_dim)), lambda i: None
         return
-    steps = env.action_repeat if config.run.step_unit == "frames" else 1
+    steps = config.run.steps_per_decision(env.action_repeat)
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_prior(config, Path(scratch), env, new_namespace(run)) as prior,

@@ -120,7 +120,7 @@ def pretrain(out: Path) -> dict[str, Any]:
     with environment(config) as env, tempfile.TemporaryDirectory() as scratch:
         action_dim, repeat = env.action_space.shape[0], env.action_repeat
         learner, params = load_policy(run, action_dim)
-        steps = repeat if config.run.step_unit == "frames" else 1
+        steps = config.run.steps_per_decision(repeat)
         with open_prior(config, Path(scratch), env, new_namespace(out)) as prior:
             policy = _sampling(learner, params, _SEED.value)
             phase = functools.partial(PriorPolicy, prior, config.prior.period, steps, action_dim)

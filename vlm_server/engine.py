@@ -36,6 +36,11 @@ class Observation:
     state: dict[str, float] = field(default_factory=dict)
 
 
+def canary() -> tuple[Task, Observation]:
+    """What an adapter is asked before it serves."""
+    return next(iter(TASKS.values())), Observation(np.full((84, 84, 3), 128, np.uint8))
+
+
 @dataclass(frozen=True)
 class Reply:
     """A model's raw text, and the tokens that it took, the end token not counted."""
@@ -148,8 +153,9 @@ class Engine:
             AdapterInvalid: what it would say is not finite.
         """
         self._select(self._slots[key].name)
-        task, frame = next(iter(TASKS.values())), np.full((84, 84, 3), 128, np.uint8)
-        batch = self._vlm.encoder([task.prompt({}, self._vlm.defaults.prompt_style)], [frame])
+        task, observation = canary()
+        prompt = task.prompt(observation.state, self._vlm.defaults.prompt_style)
+        batch = self._vlm.encoder([prompt], [observation.frame])
         said = self._tree.generate(
             **{key: value.to(self._vlm.device) for key, value in batch.items()},
             max_new_tokens=CANARY_TOKENS,

@@ -56,6 +56,11 @@ class Vlm:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def dtype(self) -> str:
+        """The weights' type, by its name in DTYPES."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.model.dtype)
+
 
 def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Vlm:
     """Loads a base model for serving. Names come from the command line, never from a client.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vlm_server import datasets, models, tuning_launcher
+from vlm_server import datasets, tuning_launcher
 from vlm_server.adapters import JOBS
 from vlm_server.defaults import TuningConfig
 from vlm_server.models import Vlm
@@ -109,7 +109,7 @@ def _assignment(vlm: Vlm, task: Task, samples, parent_adapter: Path | None, conf
         model=str(vlm.folder.resolve()),
         model_digest=vlm.digest,
         device=vlm.device.type,
-        dtype=next(name for name, dtype in models.DTYPES.items() if dtype == vlm.model.dtype),
+        dtype=vlm.dtype,
         threads=torch.get_num_threads(),
         task=task,
         samples=datasets.digest(task, samples),

@@ -15,14 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from vlm_server import lora
 from vlm_server.adapter_errors import AdapterInvalid
-from vlm_server.engine import CANARY_TOKENS, Observation, Reply, Timings
-from vlm_server.models import DTYPES, Vlm
-from vlm_server.tasks import TASKS, Task
+from vlm_server.engine import CANARY_TOKENS, Observation, Reply, Timings, canary
+from vlm_server.models import Vlm
+from vlm_server.tasks import Task
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be prepared for
 CONTEXT = 8192  # tokens of a question and its reply
@@ -59,7 +58,7 @@ class VllmEngine:
         self._added = 0
         self._llm = vllm.LLM(
             model=str(vlm.folder),
-            dtype=next(name for name, dtype in DTYPES.items() if dtype == vlm.model.dtype),
+            dtype=vlm.dtype,
             trust_remote_code=False,
             seed=0,
             max_model_len=CONTEXT,
@@ -106,8 +105,8 @@ class VllmEngine:
             KeyError: no adapter of this key is known.
             AdapterInvalid: what it would say is not finite.
         """
-        task, frame = next(iter(TASKS.values())), np.full((84, 84, 3), 128, np.uint8)
-        said = self._generate(task, [Observation(frame)], key, CANARY_TOKENS, logprobs=1)[0]
+        task, observation = canary()
+        said = self._generate(task, [observation], key, CANARY_TOKENS, logprobs=1)[0]
         likely = [each.logprob for position in said.logprobs for each in position.values()]
         if not all(math.isfinite(value) for value in likely):
             raise AdapterInvalid("adapter failed its canary question: its logits are not finite")

@@ -66,7 +66,7 @@ def _final(run: RunData) -> str:
 
 
 def _budget(run: RunData) -> str:
-    frames, decisions = run.budget["frames"], run.budget["decisions"]
+    frames, decisions = run.budget.values()
     reached, _ = run.reached
     value = f"{exact(frames)} <small>frames</small>"
     if math.isnan(decisions) or math.isnan(frames):

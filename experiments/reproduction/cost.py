@@ -38,7 +38,7 @@ class Load(NamedTuple):
 def load(config: Config, site: Site) -> Load:
     """Counted from the configuration. ``site`` must have an environment."""
     run, learner, method = config.run, config.learner, METHODS[config.learner.method]
-    decisions = run.steps if run.step_unit == "decisions" else run.steps // site.repeat
+    decisions = run.steps // run.steps_per_decision(site.repeat)
     episodes = run.steps // run.eval_every * run.eval_episodes
     due = tuning_steps(run.steps, config.rounds.psi0, config.rounds.schedule) if method.tunes_prior else []
     asking = run.steps
